@@ -1,0 +1,58 @@
+"""Open a language model: harvest activations, train dictionaries, read, score, map and steer them.
+
+`import workbench as wb` shows the doors; each is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+DOORS = {
+    "Site": "site",
+    "Tokens": "batch",
+    "Batch": "batch",
+    "Exclusion": "batch",
+    "Code": "code",
+    "Codec": "code",
+    "Edit": "edit",
+    "Subject": "subject",
+    "collect": "harvest",
+    "Store": "harvest",
+    "corpus": "harvest",
+    "recipe": "dictionary",
+    "train": "dictionary",
+    "load": "dictionary",
+    "save": "dictionary",
+    "Dictionary": "dictionary",
+    "Case": "evaluate",
+    "evaluate": None,
+    "edit": None,
+    "interpret": None,
+    "steer": None,
+    "geometry": None,
+    "report": None,
+    "catalogue": None,
+    "lineage": None,
+}
+__all__ = list(DOORS)
+
+if TYPE_CHECKING:
+    from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer
+    from .batch import Batch, Exclusion, Tokens
+    from .code import Code, Codec
+    from .dictionary import Dictionary, load, recipe, save, train
+    from .edit import Edit
+    from .evaluate import Case
+    from .harvest import Store, collect, corpus
+    from .site import Site
+    from .subject import Subject
+
+
+def __getattr__(name: str) -> Any:
+    if name not in DOORS:
+        raise AttributeError(f"workbench has no {name!r}: its doors are {', '.join(DOORS)}")
+    room = DOORS[name]
+    return import_module(f".{name}", __name__) if room is None else getattr(import_module(f".{room}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(DOORS)

@@ -1,0 +1,56 @@
+"""Every method by name: the folder is the registry, a file is an entry, a signature is a configuration."""
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
+
+FOLDERS = {
+    "variants": "workbench.dictionary.variants",
+    "evals": "workbench.evaluate.evals",
+    "methods": "workbench.steer.methods",
+}
+
+
+def names(folder: str) -> list[str]:
+    """Names of all entries of a registry folder, sorted."""
+    if folder not in FOLDERS:
+        raise ValueError(f"registry must be one of {', '.join(FOLDERS)}, got {folder!r}")
+    return sorted(m.name for m in iter_modules(import_module(FOLDERS[folder]).__path__) if not m.name.startswith("_"))
+
+
+def module(folder: str, name: str) -> ModuleType:
+    """The file of an entry. Raises ValueError that lists the entries there are."""
+    if name not in names(folder):
+        raise ValueError(f"{folder} has no {name!r}: choose from {', '.join(names(folder))}")
+    return import_module(f"{FOLDERS[folder]}.{name}")
+
+
+def entry(folder: str, name: str) -> Callable[..., Any]:
+    """The entry's function: `recipe` in a variant, else the function that bears the file's name."""
+    return getattr(module(folder, name), "recipe" if folder == "variants" else name)
+
+
+def bound(folder: str, name: str, **args: Any) -> dict[str, Any]:
+    """The full call, defaults filled in. Raises TypeError that shows the signature when the arguments do not fit."""
+    signature = inspect.signature(entry(folder, name))
+    try:
+        call = signature.bind(**args)
+    except TypeError as error:
+        raise TypeError(f"{name}{signature}: {error}") from None
+    call.apply_defaults()
+    return dict(call.arguments)
+
+
+def table(folder: str) -> list[dict[str, str]]:
+    """Name, signature and first docstring line of every entry, for menus and the docs."""
+    return [
+        {
+            "name": name,
+            "signature": str(inspect.signature(entry(folder, name))),
+            "what": (inspect.getdoc(module(folder, name)) or "").partition("\n")[0],
+        }
+        for name in names(folder)
+    ]
