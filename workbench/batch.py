@@ -30,8 +30,8 @@ class Tokens(NamedTuple):
 class Exclusion:
     """Positions that splices, edits, harvests and scores leave alone: massive activations decide every mean otherwise.
 
-    `first`: the first token of a row; `special`: tokens that the tokenizer marks special; `norm`: rows whose norm is above
-    `norm` times the median norm of their site, measured once at harvest and kept in `medians` (site text -> norm).
+    `first`: the first token of a row; `special`: tokens that the tokenizer marks special; `norm`: rows whose norm is
+    above `norm` times the median norm of their site, measured at harvest and kept in `medians` (site text -> norm).
     """
 
     first: bool = True
@@ -67,9 +67,9 @@ class Exclusion:
 class Batch:
     """Rows of one step. `y` is the target: `x` itself for an autoencoder, another site's rows for a transcoder.
 
-    `text` and `pos` say where each row came from. A live stream's batch can `finish` the model's forward pass from values
-    at the target site: `finish(y, read=sites) -> (logits, {site: h})` with logits `(row, vocab)` at the batch's rows;
-    excluded rows stay clean. `grads` is d loss / d x in nats where the stream was asked for it.
+    `text` and `pos` say where each row came from. A live stream's batch can `finish` the model's forward pass from
+    values at the target site: `finish(y, read=sites) -> (logits, {site: h})` with logits `(row, vocab)` at the batch's
+    rows; excluded rows stay clean. `grads` is d loss / d x in nats where the stream was asked for it.
     """
 
     x: Float[Tensor, "row *inp"]

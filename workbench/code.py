@@ -55,8 +55,8 @@ class _Combine(torch.autograd.Function):
 class Code:
     """Which latents are on in each row, and how much. Build with `fixed`, `csr` or `dense`.
 
-    An entry is active when its value is not zero: a fixed-k row with fewer than k active latents holds zeros in the rest,
-    and they never count. Indices are unique within a row. Values carry gradients; indices do not.
+    An entry is active when its value is not zero: a fixed-k row with fewer than k active latents holds zeros in the
+    rest, and they never count. Indices are unique within a row. Values carry gradients; indices do not.
     """
 
     values: Float[Tensor, "..."]  # fixed (row, k) · csr (entry,) · dense (row, latent)
@@ -189,8 +189,8 @@ class Code:
 class Codec(Protocol):
     """What the rest of the house needs of a dictionary. Rows in and out are in the model's own units.
 
-    `scale` is applied inside `encode` and undone inside `decode` and `atoms`: a code value times an atom is a vector of the
-    residual stream. No properties: `isinstance` on a protocol evaluates them.
+    `scale` is applied inside `encode` and undone inside `decode` and `atoms`: a code value times an atom is a vector of
+    the residual stream. No properties: `isinstance` on a protocol evaluates them.
     """
 
     latents: int

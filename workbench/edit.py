@@ -36,8 +36,8 @@ def _kept(h: Tensor, at: At) -> Tensor:
 class Edit:
     """`edit(h, at) -> h`: a change at chosen positions, the others untouched to the bit.
 
-    `edit.then(other)` chains; `edit.at(...)`, `.prompt()`, `.generated()`, `.only(mask)` restrict; `.everywhere()` also takes
-    the first position and special tokens.
+    `edit.then(other)` chains; `edit.at(...)`, `.prompt()`, `.generated()`, `.only(mask)` restrict; `.everywhere()` also
+    takes the first position and special tokens.
     """
 
     change: Change

@@ -16,7 +16,7 @@ def escape(text: object) -> Markup:
 
 
 def tag(name: str, *children: object, attrs: Mapping[str, object] | None = None) -> Markup:
-    """An element. Children and attribute values are escaped unless they are Markup; an attribute of None is left out."""
+    """An element. Children and attribute values are escaped unless Markup; an attribute of None is left out."""
     given = "".join(f' {key}="{escape(value)}"' for key, value in (attrs or {}).items() if value is not None)
     return Markup(f"<{name}{given}>{''.join(escape(child) for child in children)}</{name}>")
 

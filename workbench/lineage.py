@@ -40,12 +40,12 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         h.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
-        h.update(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
+        h.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
 
 
 def write(path: Path, fill: bytes | Callable[[Path], None]) -> Path:
-    """Write a file whole or not at all: beside its place, flushed to disk, then renamed. Nothing is left after a failure."""
+    """Write a file whole or not at all: beside its place, flushed to disk, then renamed; a failure leaves nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

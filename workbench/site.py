@@ -8,10 +8,11 @@ STREAMS = ("attn_in", "heads", "attn_out", "mlp_in", "mlp_out", "resid")  # in t
 
 @dataclass(frozen=True, order=False)
 class Site:
-    """`Site(12, "resid")`, text form `12.resid`: a stream of one block, `embed`, or any module as `path:in` / `path:out`.
+    """`Site(12, "resid")`, text form `12.resid`: a stream of a block, `embed`, or any module as `path:in` / `path:out`.
 
     `resid` is the block's output; `attn_in` / `mlp_in` what the module receives, after its norm; `attn_out` / `mlp_out`
-    what is added to the residual, after a post-norm where there is one; `heads` the concatenated head outputs before W_O.
+    what is added to the residual, after a post-norm where there is one; `heads` the concatenated head outputs before
+    W_O.
     Raises ValueError for a stream that does not exist or a layer that does not fit it.
     """
 
