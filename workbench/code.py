@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,17 +65,17 @@ class Code:
     offsets: Int[Tensor, " row_plus_1"] | None = None  # csr
 
     @classmethod
-    def fixed(cls, indices: Int[Tensor, "row k"], values: Float[Tensor, "row k"], latents: int) -> Self:
+    def fixed(cls, indices: Int[Tensor, "row k"], values: Float[Tensor, "row k"], latents: int) -> "Code":
         return cls(values, latents, indices)
 
     @classmethod
     def csr(
         cls, offsets: Int[Tensor, " row_plus_1"], indices: Int[Tensor, " n"], values: Float[Tensor, " n"], latents: int
-    ) -> Self:
+    ) -> "Code":
         return cls(values, latents, indices, offsets)
 
     @classmethod
-    def dense(cls, values: Float[Tensor, "row latent"]) -> Self:
+    def dense(cls, values: Float[Tensor, "row latent"]) -> "Code":
         return cls(values, values.shape[1])
 
     @property

@@ -85,8 +85,8 @@ def function(change: Change) -> Edit:
     return Edit(change)
 
 
-def add(vector: Float[Tensor, " d"], strength: float = 1.0) -> Edit:
-    """h + strength * vector."""
+def add(vector: Tensor, strength: float = 1.0) -> Edit:
+    """h + strength * vector, of shape (d,)."""
     _check_vector(vector)
     return Edit(lambda h, at: h + strength * _like(vector, h))
 
@@ -96,8 +96,8 @@ def zero() -> Edit:
     return Edit(lambda h, at: torch.zeros_like(h))
 
 
-def mean(vector: Float[Tensor, " d"]) -> Edit:
-    """Mean ablation: every position becomes the given mean."""
+def mean(vector: Tensor) -> Edit:
+    """Mean ablation: every position becomes the given mean, of shape (d,)."""
     _check_vector(vector)
     return Edit(lambda h, at: _like(vector, h).expand_as(h))
 

@@ -1,7 +1,6 @@
 """A place in a model where one vector per position can be read and written."""
 
 from dataclasses import dataclass
-from typing import Self
 
 STREAMS = ("attn_in", "heads", "attn_out", "mlp_in", "mlp_out", "resid")  # in the order a block computes them
 
@@ -29,7 +28,7 @@ class Site:
             raise ValueError(f"layer must be 0 or more, got {self.layer}")
 
     @classmethod
-    def of(cls, value: "Site | str") -> Self:
+    def of(cls, value: "Site | str") -> "Site":
         """A site from its text form; a site is returned as it is. Raises ValueError that shows the forms."""
         if isinstance(value, cls):
             return value

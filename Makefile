@@ -1,0 +1,53 @@
+# Every target creates what it needs. `make report` and `make test` are the two commands of the README.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help setup report test lint types lab doctor browser notebooks torture effects bench full clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# torch is asked for by its pin first: an open range would take the newest build with several GB of CUDA packages
+$(STAMP): pyproject.toml constraints.txt
+	@begin=$$(date +%s) && python3 -m venv $(VENV) \
+	&& $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch \
+	&& $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,test]' \
+	&& echo "installation: $$(( $$(date +%s) - begin )) s" && touch $@
+
+setup: $(STAMP)  ## create .venv with the locked packages
+
+report: $(STAMP)  ## text to report on SmolLM2-135M: reports/index.html
+	@begin=$$(date +%s); $(VENV)/bin/workbench report notebooks/01_first_look.ipynb; status=$$?; \
+	echo "report: $$(( $$(date +%s) - begin )) s"; exit $$status
+
+test: $(STAMP)  ## the suites, two workers of one torch thread each
+	$(VENV)/bin/workbench fetch smollm2-135m
+	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 -q -m 'not browser and not torture and not notebook'
+
+lint: $(STAMP)  ## ruff and pyright
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright --pythonpath $(PY)
+
+lab: $(STAMP)  ## JupyterLab on loopback
+	$(VENV)/bin/jupyter lab --ip=127.0.0.1 notebooks
+
+doctor: $(STAMP)  ## versions, device, cache, one test figure
+	$(VENV)/bin/workbench doctor
+
+browser: $(STAMP)  ## pages in headless Chromium, network refused
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m browser
+
+notebooks: $(STAMP)  ## every notebook at smoke size by papermill
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) -m pytest -q -m notebook
+
+torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips; writes docs/torture.json
+	$(PY) bench/torture.py
+
+bench: $(STAMP)  ## harvest against the bare forward, memory against rows, steps; writes docs/bench.json
+	$(PY) bench/run.py
+
+clean:  ## remove the environment and reports
+	rm -rf $(VENV) reports
