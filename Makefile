@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint types lab doctor browser notebooks torture effects bench full clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,6 +48,12 @@ torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips; write
 
 bench: $(STAMP)  ## harvest against the bare forward, memory against rows, steps; writes docs/bench.json
 	$(PY) bench/run.py
+
+lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
+	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
+	.lock/bin/python -m pip install --quiet --editable '.[lab,test]'
+	(grep '^#' constraints.txt; .lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > constraints.new
+	mv constraints.new constraints.txt && rm -rf .lock
 
 clean:  ## remove the environment and reports
 	rm -rf $(VENV) reports
