@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "measurements.md"
 
 
 def code_hash(patterns: Sequence[str], root: Path = ROOT) -> str:
-    """16 hex digits over the paths and bytes of all files that match the globs. Raises ValueError when one matches none."""
+    """16 hex digits over paths and bytes of all files that match the globs. Raises ValueError when one matches none."""
     h = hashlib.sha256()
     for pattern in patterns:
         paths = sorted(p for p in root.glob(pattern) if p.is_file())
@@ -67,9 +67,7 @@ def cell(value: object) -> str:
 
 def page(folder: Path = FOLDER, root: Path = ROOT) -> str:
     """The markdown page of all measurements."""
-    parts = [
-        "# Measurements\n\nWritten by `python bench/record.py`; a title says **stale** when the code has changed since.\n"
-    ]
+    parts = ["# Measurements\n\nWritten by `python bench/record.py`; **stale**: the code has changed since.\n"]
     for path in sorted(folder.glob("*.json")):
         value = lineage.read_json(path)
         parts.append(f"\n## {path.stem}{' — **stale**' if stale(value, root) else ''}\n")
