@@ -33,7 +33,7 @@ SOURCES = {
 }
 OUT = Path(__file__).parents[1] / "workbench" / "harvest" / "pack"
 SEED = 0
-GLOSSES = 40  # definitions in one document
+GLOSSES = 40  # definitions in one document, about
 NOVELS = {  # in the order of the R file, with the year of publication
     "EMMA": ("Emma", 1815),
     "MANSFIELD PARK": ("Mansfield Park", 1814),
@@ -132,7 +132,7 @@ def chapters(novel: str, year: int, lines: list[str]) -> Iterator[Document]:
 
 
 def glosses(package: Path) -> Iterator[Document]:
-    """WordNet's definitions with their examples, 40 of one lexicographer class in a document, in a seeded order.
+    """WordNet's definitions with their examples, about 40 of one lexicographer class in a document, in a seeded order.
 
     Left out: insults, and (for size) what has no example sentence and is a proper name, a taxon or a stock phrase.
     """
@@ -151,9 +151,10 @@ def glosses(package: Path) -> Iterator[Document]:
                 groups[CLASSES[int(fields[1])]].append(entry)
     for name, entries in sorted(groups.items()):
         random.Random(f"{SEED} {name}").shuffle(entries)
-        for i in range(0, len(entries), GLOSSES):
-            part = "\n".join(entries[i : i + GLOSSES])
-            yield document("glosses", f"WordNet {name} {i // GLOSSES + 1}", "Princeton University", 2006, part)
+        count = max(1, round(len(entries) / GLOSSES))
+        for i in range(count):
+            part = "\n".join(entries[i::count])
+            yield document("glosses", f"WordNet {name} {i + 1}", "Princeton University", 2006, part)
 
 
 def mixed(documents: list[Document]) -> list[Document]:
