@@ -1,0 +1,316 @@
+"""What a dictionary is: an encoder, a sparsifier, a decoder, and the pass of a batch through them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..batch import Batch, Exclusion
+from ..code import Code
+from ..site import Site
+
+CHUNK = 1 << 24  # pre-activations held at once by `encode`: bounds its memory, not its result
+NEEDS = frozenset({"pre", "pre_dead", "finish", "grads"})
+
+
+class Progress(NamedTuple):
+    """How far a run has come. Time is counted in tokens (rows); `budget` is what the stream will give in all."""
+
+    step: int
+    tokens: int
+    budget: int
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.tokens / self.budget)
+
+
+Schedule = Callable[[Progress], float]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Atoms and how codes become reconstructions. The only part that owns directions in the target's space."""
+
+    shape: tuple[int, ...]
+    weight: Tensor  # (latent, prod(shape))
+    bias: Tensor  # shape
+
+    def __call__(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]: ...
+    def project_grad_(self) -> None: ...  # drop the gradient's part that the constraint would undo
+    def project_(self) -> None: ...  # restore the constraint after an optimiser step
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Input to pre-activations. Sees the decoder it feeds, so tied and pursuit encoders need no weights.
+
+    One that can also give single entries without a dense graph has `pick` and `columns` (see `encoders.Linear`).
+    """
+
+    def __call__(self, x: Float[Tensor, "row *inp"], decoder: nn.Module) -> Float[Tensor, "row latent"]: ...
+
+
+@runtime_checkable
+class Sparsifier(Protocol):
+    """Pre-activations to a code.
+
+    `selects`: training keeps few latents, chosen without gradient, so that all that follows is sparse. `infer` looks at
+    each row by itself; training may let rows compete.
+    """
+
+    selects: bool
+
+    def __call__(self, pre: Float[Tensor, "row latent"]) -> Code: ...
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code: ...
+
+
+class Dictionary(nn.Module):
+    """encoder -> sparsifier -> decoder (+ skip), with its place in a model. Final: a variant is parts, no subclass.
+
+    Everything inside is in scaled units (`scale_in * x`, `scale_out * y`); the doors `encode`, `decode`, `reconstruct`,
+    `atoms` speak the model's own. A code value times an atom is a vector at the target site.
+    """
+
+    scale_in: Tensor
+    scale_out: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        sparsifier: nn.Module,
+        decoder: nn.Module,
+        skip: nn.Module | None = None,
+        *,
+        shape: tuple[int, ...] | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.sparsifier, self.decoder, self.skip = encoder, sparsifier, decoder, skip
+        self.register_buffer("scale_in", torch.tensor(1.0))
+        self.register_buffer("scale_out", torch.tensor(1.0))
+        self.shape = tuple(shape or decoder.shape)
+        self.latents: int = len(decoder.weight)
+        self.site: Site | None = None
+        self.target: Site | None = None
+        self.exclusion = Exclusion()
+        self.subject: str | None = None  # fingerprint of the model that the rows came from
+        self.call: dict[str, Any] | None = None  # {"variant", "args", "seed"}: rebuilds the parts
+        self.training_summary: dict[str, Any] = {}
+
+    @property
+    def d(self) -> int:
+        """Width of an input row."""
+        return prod(self.shape)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        needs: frozenset[str] = frozenset(),
+        dead: Int[Tensor, " dead"] | None = None,
+        rng: torch.Generator | None = None,
+    ) -> "Pass":
+        """One training pass, in scaled units. `needs`: what the loss terms asked for beyond code and reconstruction.
+
+        A selecting sparsifier is fed without a graph, and gradients reach only what it chose, unless a term needs every
+        pre-activation. `dead`: latents whose pre-activations `pre_dead` holds.
+        """
+        x, y = batch.x * self.scale_in, batch.y * self.scale_out
+        wants_dead = "pre_dead" in needs and dead is not None and len(dead) > 0
+        pre_dead = None
+        if self.sparsifier.selects and "pre" not in needs and hasattr(self.encoder, "pick"):
+            with torch.no_grad():
+                pre = self.encoder(x, self.decoder)
+                chosen = self.sparsifier(pre)
+            code = self.sparsifier.activate(chosen.like(self.encoder.pick(x, self.decoder, pre, chosen)))
+            if wants_dead:
+                pre_dead = self.encoder.columns(x, self.decoder, pre, dead)
+            return Pass(self, batch, x, y, code, None, pre_dead, dead, rng)
+        pre = self.encoder(x, self.decoder)
+        if self.sparsifier.selects:
+            with torch.no_grad():
+                chosen = self.sparsifier(pre)
+            code = self.sparsifier.activate(chosen.like(chosen.look_up(pre)))
+        else:
+            code = self.sparsifier(pre)
+        if wants_dead:
+            pre_dead = pre[:, dead]
+        return Pass(self, batch, x, y, code, pre if "pre" in needs else None, pre_dead, dead, rng)
+
+    def encode(self, x: Float[Tensor, "row *inp"]) -> Code:
+        """The code of rows in the model's units; each row by itself, whatever else is in the batch.
+
+        Raises ValueError when the rows do not have this dictionary's shape.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"rows at {self.site or 'this site'} must be (row, {', '.join(map(str, self.shape))}), "
+                f"got {tuple(x.shape)}: read the site this dictionary was trained on"
+            )
+        step = max(1, CHUNK // self.latents)
+        codes = [
+            self.sparsifier.infer(self.encoder(part.to(self.scale_in.dtype) * self.scale_in, self.decoder))
+            for part in (x.split(step) if len(x) else [x])
+        ]
+        return codes[0] if len(codes) == 1 else Code.cat(codes)
+
+    def decode(self, code: Code) -> Float[Tensor, "row *out"]:
+        """Rows at the target, in the model's units, without the skip connection."""
+        return self.decoder(code) / self.scale_out
+
+    def reconstruct(self, x: Float[Tensor, "row *inp"]) -> Float[Tensor, "row *out"]:
+        """decode(encode(x)), plus the skip connection where there is one."""
+        y = self.decode(self.encode(x))
+        if self.skip is None:
+            return y
+        return y + self.skip(x.to(self.scale_in.dtype) * self.scale_in) / self.scale_out
+
+    def forward(self, x: Float[Tensor, "row *inp"]) -> Float[Tensor, "row *out"]:
+        return self.reconstruct(x)
+
+    def atoms(
+        self, latents: Sequence[int] | Int[Tensor, " some"] | Bool[Tensor, " latent"] | None = None
+    ) -> Float[Tensor, "some *out"]:
+        """Atoms in the model's units, all or the given ones."""
+        which = (
+            slice(None)
+            if latents is None
+            else latents
+            if isinstance(latents, Tensor)
+            else torch.tensor(list(latents), dtype=torch.long, device=self.decoder.weight.device)
+        )
+        return self.decoder.weight[which].unflatten(-1, self.decoder.shape) / self.scale_out
+
+    @torch.no_grad()
+    def set_scale_(self, scale_in: float, scale_out: float) -> None:
+        """Multiply inputs and targets by these from now on. Raises ValueError for what is not a positive number."""
+        for scale in (scale_in, scale_out):
+            if not 0 < scale < float("inf"):
+                raise ValueError(f"a scale must be a positive number, got {scale}")
+        self.scale_in.fill_(scale_in)
+        self.scale_out.fill_(scale_out)
+
+    @torch.no_grad()
+    def fold_(self) -> None:
+        """Move the scales into the weights: same codes, same reconstructions, scales 1. Atoms lose their unit norm."""
+        s_in, s_out = float(self.scale_in), float(self.scale_out)
+        self.encoder.fold_(s_in, s_out)
+        self.decoder.fold_(s_out)
+        if self.skip is not None:
+            self.skip.weight.mul_(s_in / s_out)
+        self.set_scale_(1.0, 1.0)
+
+    def freeze(self) -> "Dictionary":
+        """Ready for use: no gradients are kept for its weights."""
+        return self.eval().requires_grad_(False)
+
+
+class Pass:
+    """Everything one forward pass saw, in scaled units. Losses, hooks and metrics read it; none recomputes it.
+
+    `pre` and `pre_dead` are there when a term declared that it needs them; `pre_dead` (row, dead) is None while no
+    latent is dead. `y_hat` is made when it is first asked for.
+    """
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        batch: Batch,
+        x: Float[Tensor, "row *inp"],
+        y: Float[Tensor, "row *out"],
+        code: Code,
+        pre: Float[Tensor, "row latent"] | None = None,
+        pre_dead: Float[Tensor, "row dead"] | None = None,
+        dead: Int[Tensor, " dead"] | None = None,
+        rng: torch.Generator | None = None,
+    ):
+        self.dictionary, self.batch, self.x, self.y, self.code = dictionary, batch, x, y, code
+        self._pre, self.pre_dead, self.dead, self.rng = pre, pre_dead, dead, rng
+
+    @property
+    def pre(self) -> Float[Tensor, "row latent"]:
+        if self._pre is None:
+            raise RuntimeError('this pass kept no pre-activations: the term that reads them must declare needs={"pre"}')
+        return self._pre
+
+    @cached_property
+    def y_hat(self) -> Float[Tensor, "row *out"]:
+        y_hat = self.dictionary.decoder(self.code)
+        return y_hat if self.dictionary.skip is None else y_hat + self.dictionary.skip(self.x)
+
+    @cached_property
+    def variance(self) -> Float[Tensor, ""]:
+        """Total variance of the batch's targets: mean squared distance from their mean, summed over coordinates."""
+        return (self.y - self.y.mean(0)).square().flatten(1).sum(-1).mean()
+
+
+Loss = Callable[[Pass, Dictionary, Progress], Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted loss term that says beforehand what it needs and what it trains.
+
+    `needs`: of `pre`, `pre_dead`, `finish`, `grads`. `trains`: parts or parameters by name, such as `encoder` or
+    `sparsifier.threshold`; the suite checks that gradient arrives there and nowhere else.
+    """
+
+    loss: Callable[..., Tensor]
+    trains: frozenset[str]
+    needs: frozenset[str] = frozenset()
+    weight: float | Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        if unknown := self.needs - NEEDS:
+            raise ValueError(f"a term may need {', '.join(sorted(NEEDS))}, got {', '.join(sorted(unknown))}")
+
+    def at(self, progress: Progress) -> float:
+        return self.weight(progress) if callable(self.weight) else self.weight
+
+
+class Moments(NamedTuple):
+    """What was measured on the first rows of a stream, before step 0, in the model's units."""
+
+    rows: int
+    mean_x: Float[Tensor, "*inp"]
+    mean_y: Float[Tensor, "*out"]
+    norm_x: float  # median norm
+    norm_y: float
+    first: Batch
+
+
+class Hook:
+    """Moments in a run at which something other than the optimiser may write to a dictionary; losses may not."""
+
+    def start(self, dictionary: Dictionary, moments: Moments, rng: torch.Generator) -> None: ...
+    def before_step(self, dictionary: Dictionary, seen: Pass, progress: Progress) -> None: ...  # after backward
+    def after_step(self, dictionary: Dictionary, seen: Pass, progress: Progress) -> None: ...
+
+
+Fit = Callable[[Dictionary, Iterable[Batch]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A dictionary and how to train it: named terms and hooks for the one loop, or a `fit` of its own."""
+
+    dictionary: Dictionary
+    losses: Mapping[str, Term] = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()
+    fit: Fit | None = None
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    call: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.losses) == (self.fit is not None):
+            raise ValueError("a recipe has either losses, for the training loop, or a fit of its own")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(term.needs for term in self.losses.values()))

@@ -1,0 +1,1 @@
+"""One file each: a new file is a new variant."""

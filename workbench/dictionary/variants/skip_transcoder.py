@@ -1,0 +1,29 @@
+"""Transcoder with a linear skip connection (Paulo, Shabalin and Belrose 2025, arXiv:2501.18823)."""
+
+from torch import nn
+
+from .. import decoders, encoders, hooks, losses, sparsifiers
+from ..core import Dictionary, Recipe
+
+KIND = "pair"
+SUITE = {"d": 16, "latents": 48, "k": 4}
+
+
+def recipe(
+    d: int, latents: int, *, d_out: int | None = None, k: int = 32, aux: float = 1 / 32, aux_k: int | None = None
+) -> Recipe:
+    """Feed batches whose `x` and `y` come from two sites; the skip starts at zero, as a plain transcoder."""
+    out = d_out or d
+    dictionary = Dictionary(
+        encoders.Linear((d,), latents, center=False),
+        sparsifiers.TopK(k, latents),
+        decoders.Linear(latents, (out,)),
+        skip=nn.Linear(d, out, bias=False),
+        shape=(d,),
+    )
+    nn.init.zeros_(dictionary.skip.weight)
+    terms = {
+        "mse": losses.mse(trains=losses.ENCODER | losses.DECODER | {"skip"}),
+        "auxk": losses.auxk(aux_k or out // 2, aux),
+    }
+    return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.CenterInput(), hooks.Project()))
