@@ -70,7 +70,7 @@ class Corpus:
         for column, value in labels.items():
             if column not in self.labels:
                 raise ValueError(f"{self.name} has no label {column!r}: it has {', '.join(self.labels.columns)}")
-            keep &= self.labels[column] == value
+            keep &= self.labels[column].eq(value).fillna(False).astype(bool)
         said = ", ".join(f"{column}={value!r}" for column, value in labels.items())
         if not keep.any():
             raise ValueError(f"no text of {self.name} has {said}")
@@ -110,8 +110,7 @@ def _corpus(name: str, texts: list[str], labels: pd.DataFrame, note: str) -> Cor
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    return frame.astype({"year": "Int64"}) if "year" in frame else frame
+    return pd.DataFrame(rows).convert_dtypes()  # a missing year does not make the others fractions
 
 
 def _from_lines(name: str, data: bytes, note: str) -> Corpus:
