@@ -24,7 +24,8 @@ def tiny_tokenizer(bos: bool = False):
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="w0",
-        chat_template="{% for m in messages %}w1 {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}w2{% endif %}",
+        chat_template="{% for m in messages %}w1 {{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}w2{% endif %}",
     )
 
 
@@ -46,7 +47,10 @@ def _build(config, kind: str, seed: int, scale: float = 8.0) -> nn.Module:
 def tiny_gpt2(seed: int = 0) -> nn.Module:
     from transformers import GPT2Config
 
-    return _build(GPT2Config(vocab_size=VOCAB, n_positions=64, n_embd=32, n_layer=3, n_head=4), "GPT2LMHeadModel", seed)
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    return _build(config, "GPT2LMHeadModel", seed)
 
 
 def tiny_llama(seed: int = 0) -> nn.Module:
@@ -151,7 +155,12 @@ def tiny_mlp(seed: int = 0) -> nn.Module:
 def tiny_cnn(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(588, 4),
     ).eval()
 
 
