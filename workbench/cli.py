@@ -1,0 +1,81 @@
+"""The command line: report, doctor, fetch. A user's mistake is one line and exit code 2; a failed run is 1."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="workbench", description="Open a language model: harvest, train, read, report."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = parser.add_subparsers(dest="command")
+    report = commands.add_parser("report", help="run a notebook to one self-contained page")
+    report.add_argument("notebook")
+    report.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a parameter")
+    report.add_argument("--out", default="reports", help="folder for pages and index (reports)")
+    report.add_argument("--code", action="store_true", help="show the code in the page")
+    report.add_argument("--timeout", type=float, help="seconds for the slowest cell")
+    doctor = commands.add_parser("doctor", help="look at this machine, the cache, and draw one figure")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    fetch = commands.add_parser("fetch", help="bring a named model into the cache")
+    fetch.add_argument("name")
+    fetch.add_argument("--accept-terms", action="store_true", help="accept the model's own terms of use")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    if given.version:
+        from .lineage import versions
+
+        print(f"workbench {versions()['interp-workbench']}")
+        return 0
+    if given.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return {"report": run_report, "doctor": run_doctor, "fetch": run_fetch}[given.command](given)
+    except (ValueError, TypeError, FileNotFoundError, PermissionError, ConnectionError) as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return 2
+
+
+def run_report(given: argparse.Namespace) -> int:
+    from . import report
+
+    parameters = {key: literal(value) for key, value in given.p}
+    done = report.run(given.notebook, parameters, given.out, code=given.code, timeout=given.timeout)
+    print(f"{done.html} ({done.seconds:.0f} s); all reports: {done.html.parent / 'index.html'}")
+    if done.error:
+        print(f"workbench: {given.notebook} failed at {done.error}", file=sys.stderr)
+    return 0 if done.ok else 1
+
+
+def run_doctor(given: argparse.Namespace) -> int:
+    from .doctor import examine, tell
+
+    found = examine()
+    print(json.dumps(found, indent=1) if given.json else tell(found))
+    return 0 if not found["problems"] else 1
+
+
+def run_fetch(given: argparse.Namespace) -> int:
+    from .subject import offline
+
+    print(offline.folder(given.name, accept_terms=given.accept_terms))
+    return 0
+
+
+def literal(text: str) -> Any:
+    """A parameter's value: JSON if it is JSON (numbers, true, false, null, lists), else the text itself."""
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
