@@ -51,8 +51,8 @@ def run(
     """Execute a parameterised notebook in a kernel of this very Python and write its self-contained page.
 
     Writes `<name>.html`, `<name>.ipynb`, `<name>.results.json` into `out` and its `index.html` anew. A failing
-    notebook leaves its page up to the failure. `timeout` is in seconds for the slowest cell. Raises FileNotFoundError for no such
-    notebook, ValueError for a parameter that the notebook does not have, TypeError for one of another type.
+    notebook leaves its page up to the failure. `timeout` is in seconds for the slowest cell. Raises FileNotFoundError
+    for no such notebook, ValueError for a parameter that it does not have, TypeError for one of another type.
     """
     import nbformat
     import papermill
