@@ -40,7 +40,13 @@ def effects(
     parts = []
     for begin in range(0, len(chosen), chunk):
         some = chosen[begin : begin + chunk]
-        effect = direct(codec.atoms(some).detach().float().to(unembed.device), unembed, gain)
+        atoms = codec.atoms(some).detach().float().to(unembed.device)
+        if atoms.shape[1] != d:
+            raise ValueError(
+                f"atoms of width {atoms.shape[1]} do not fit an unembedding of width {d}: "
+                "give the subject the dictionary was trained on"
+            )
+        effect = direct(atoms, unembed, gain)
         for sign in (1, -1):
             best = (effect * sign).topk(top, dim=-1)
             parts.append(
@@ -69,10 +75,5 @@ def direct(
     atoms: Float[Tensor, "some d"], unembed: Float[Tensor, "vocab d"], gain: Float[Tensor, " d"]
 ) -> Float[Tensor, "some vocab"]:
     """W_U (gain * atom), centred over the vocabulary."""
-    if atoms.shape[1] != unembed.shape[1]:
-        raise ValueError(
-            f"atoms of width {atoms.shape[1]} do not fit an unembedding of width {unembed.shape[1]}: "
-            "give the subject the dictionary was trained on"
-        )
     effect = (atoms * gain) @ unembed.T
     return effect - effect.mean(-1, keepdim=True)
