@@ -11,6 +11,7 @@ from ..html import Markup, join, tag
 from .index import WINDOW, Context, Index
 
 STYLE = Markup((Path(__file__).parent / "cards.css").read_text("utf-8"))
+INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}  # Unicode categories: controls, marks of direction, blanks
 VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
 
@@ -102,7 +103,7 @@ def _card(
             attrs={"class": "wb-body"},
         )
     )
-    parts.append(tag("footer", _provenance(index)))
+    parts.append(tag("div", _provenance(index), attrs={"class": "wb-foot"}))
     return tag("section", *parts, attrs={"class": "wb-card", "data-latent": latent})
 
 
@@ -189,23 +190,29 @@ def _token(word: str, value: float, peak: float, center: bool, pos: int) -> Mark
 
 def _visible(word: str) -> Markup:
     """A token's text with its blanks made visible; nothing in it can be markup or reorder the line."""
-    if not word:
-        return tag("i", "∅")
-    parts: list[object] = []
-    for i, c in enumerate(word):
-        if c == " " and i == 0 and word.strip():
-            parts.append(" ")  # the usual leading space, as in running text
-        elif c in VISIBLE and (c != " " or not word.strip()):
-            parts.append(tag("i", VISIBLE[c]))
-        elif c != " " and unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp", "Cn", "Co", "Cs"):
-            parts.append(tag("i", f"U+{ord(c):04X}"))
-        else:
-            parts.append(c)
-    return join(*parts)
+    return join(*(tag("i", text) if marked else text for text, marked in _pieces(word)))
 
 
 def _quoted(word: str) -> str:
-    return f"“{word.translate({ord(c): s for c, s in VISIBLE.items() if c != ' '})}”"
+    return f"“{''.join(text for text, _ in _pieces(word))}”"
+
+
+def _pieces(word: str) -> list[tuple[str, bool]]:
+    """What to show of a token, and whether it is a sign that stands for a character."""
+    if not word:
+        return [("∅", True)]
+    blank = not word.strip()
+    found = []
+    for c in word:
+        if c == " ":
+            found.append((VISIBLE[c], True) if blank else (c, False))
+        elif c in VISIBLE:
+            found.append((VISIBLE[c], True))
+        elif unicodedata.category(c) in INVISIBLE:
+            found.append((f"U+{ord(c):04X}", True))
+        else:
+            found.append((c, False))
+    return found
 
 
 def _histogram(index: Index, latent: int) -> Markup:
@@ -248,17 +255,17 @@ def _effects(latent: int, effects: pd.DataFrame) -> Markup:
     for sign, title in ((1, "promotes"), (-1, "suppresses")):
         rows = [
             tag(
-                "li",
+                "div",
                 tag("span", tag("bdi", _visible(token)), attrs={"class": "wb-word", "title": _quoted(token)}),
                 tag("span", f"{effect:+.2f}", attrs={"class": "wb-effect"}),
-                attrs={"style": f"--w:{abs(effect) / most:.3f}"},
+                attrs={"class": "wb-line", "style": f"--w:{abs(effect) / most:.3f}"},
             )
             for token, effect in mine[mine["sign"] == sign]
             .sort_values("rank")[["token", "effect"]]
             .itertuples(index=False)
         ]
         columns.append(
-            tag("div", tag("h4", title), tag("ol", *rows), attrs={"class": "wb-plus" if sign > 0 else "wb-minus"})
+            tag("div", tag("h4", title), *rows, attrs={"class": "wb-plus" if sign > 0 else "wb-minus"})
         )
     return tag("div", *columns, attrs={"class": "wb-effects", "title": "direct effect on the logits, per unit"})
 
