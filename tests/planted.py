@@ -76,3 +76,13 @@ def fvu(dictionary: Any, batch: Batch) -> float:
     with torch.no_grad():
         error = (dictionary.reconstruct(batch.x) - batch.y).square().sum()
     return float(error / (batch.y - batch.y.mean(0)).square().sum())
+
+
+def followed(code: Any, truth: Float[Tensor, "row atom"], at: float = 0.9) -> float:
+    """Share of true atoms that some latent follows: its activation correlates with the true one, at least so much.
+
+    Needs no common space, so it also judges transcoders, whose atoms live elsewhere than their inputs.
+    """
+    found, true = ((z - z.mean(0)) / z.std(0).clamp_min(1e-6) for z in (code.to_dense(), truth))
+    best = (true.T @ found / len(true)).amax(-1)
+    return float((best >= at).float().mean())

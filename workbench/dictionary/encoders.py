@@ -75,10 +75,12 @@ class Linear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, shape: tuple[int, ...], latents: int, *, center: bool = True, bias: bool = True):
+    def __init__(
+        self, shape: tuple[int, ...], latents: int, *, center: bool = True, bias: bool = True, scale: float = 1.0
+    ):
         super().__init__()
         self.shape, self.center = shape, center
-        self.weight = nn.Parameter(normalize(torch.randn(latents, prod(shape)), dim=-1).T)
+        self.weight = nn.Parameter((scale * normalize(torch.randn(latents, prod(shape)), dim=-1)).T)
         self.bias = nn.Parameter(torch.zeros(latents)) if bias else None
 
     def _center(self, decoder: nn.Module) -> Tensor | None:

@@ -35,8 +35,8 @@ def train(
     target: Site | str | None = None,
     exclusion: Exclusion | None = None,
     subject_fingerprint: str | None = None,
-    scale: str | float | None = "auto",
-    lr: float | Sequence[float] | None = None,
+    scale: str | int | float | None = "auto",
+    lr: int | float | Sequence[float] | None = None,
     schedule: Schedule | None = None,
     coupled: Mapping[str, Term] | None = None,
     dead_after: int | None = None,
@@ -152,7 +152,7 @@ class Running:
     def resume(self) -> None:
         self._go.set()
 
-    def wait(self, timeout: float | None = None) -> Any:
+    def wait(self, timeout: int | float | None = None) -> Any:
         """The trained dictionary or list. Raises what training raised; TimeoutError while it still runs."""
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -258,7 +258,7 @@ class _Run:
         self,
         recipes: list[Recipe],
         stream: Stream,
-        lr: float | Sequence[float] | None,
+        lr: int | float | Sequence[float] | None,
         schedule: Schedule | None,
         coupled: Mapping[str, Term],
         dead_after: int | None,
@@ -286,7 +286,7 @@ class _Run:
             "coupled": sorted(coupled),
         }
 
-    def begin(self, scale: str | float | None, home: Path | None, *, fresh: bool) -> None:
+    def begin(self, scale: str | int | float | None, home: Path | None, *, fresh: bool) -> None:
         """Measure the first rows, set scales and starting points; fit what is fitted."""
         if home is not None:
             for folder in self.folders(home):
@@ -493,7 +493,7 @@ def _measure(stream: Stream, dictionary: Dictionary) -> Moments:
     return Moments(rows, (sum_x / rows).float(), (sum_y / rows).float(), median_x, median_y, first)
 
 
-def _scales(scale: str | float | None, moments: Moments, dictionary: Dictionary) -> tuple[float, float]:
+def _scales(scale: str | int | float | None, moments: Moments, dictionary: Dictionary) -> tuple[float, float]:
     if scale is None:
         return 1.0, 1.0
     if isinstance(scale, int | float):

@@ -5,6 +5,7 @@ from ..core import Dictionary, Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4, "init": 0.1, "width": 0.5}
+RECOVERS = 0.9  # of planted atoms, in the suite
 
 
 def recipe(

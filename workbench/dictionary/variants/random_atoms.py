@@ -22,8 +22,8 @@ def recipe(d: int, latents: int, *, k: int = 32) -> Recipe:
 
 @torch.no_grad()
 def fit(dictionary: Dictionary, stream: Iterable[Batch]) -> None:
-    """The mean from the first batch, then the gain that minimises the squared error over all rows."""
-    over = under = 0.0
+    """The mean of the first batch, then the gain that minimises the squared error over the first 65,536 rows."""
+    rows, over, under = 0, 0.0, 0.0
     dictionary.encoder.weight.copy_(dictionary.decoder.weight.T)
     for step, batch in enumerate(stream):
         if step == 0:
@@ -31,4 +31,7 @@ def fit(dictionary: Dictionary, stream: Iterable[Batch]) -> None:
         y_hat = dictionary.run(batch).y_hat - dictionary.decoder.bias
         over += float(((batch.y - dictionary.decoder.bias) * y_hat).double().sum())
         under += float(y_hat.double().square().sum())
+        rows += len(batch.y)
+        if rows >= 65_536:
+            break
     dictionary.decoder.weight.mul_(over / under if under else 1.0)

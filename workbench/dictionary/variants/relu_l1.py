@@ -5,6 +5,7 @@ from ..core import Dictionary, Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "l1": 0.5}
+RECOVERS = 0.9  # of planted atoms, in the suite
 
 
 def recipe(d: int, latents: int, *, l1: float = 5.0, warmup: float = 0.05) -> Recipe:
