@@ -97,6 +97,16 @@ def test_what_is_no_json_is_no_result():
         report.glue("x", object())
 
 
+def test_a_progress_bar_written_in_pieces_is_one_line():
+    pieces = [new_output("stream", name="stderr", text=f"\rtrain {n}/3") for n in range(4)]
+    pieces.insert(
+        2, new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": " 0%|  |"})
+    )
+    html = report.page(new_notebook(cells=[new_code_cell("x", outputs=[*pieces[3:], *pieces[:3]])]), title="Bars")
+    assert "live widget" not in html
+    assert html.count("train ") == 1 and "train 1/3" in html
+
+
 def test_outputs_of_every_kind_have_a_form():
     outputs = [
         new_output("stream", name="stdout", text="a <b>\n"),

@@ -63,7 +63,7 @@ def look(path: Path, shot: Path | None = None, *, dark: bool = False, act: Calla
         seen.drawn = page.evaluate(
             "[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.main-svg')).length"
         )
-        seen.cards = page.locator("article").count()
+        seen.cards = page.locator("article, .wb-card").count()
         seen.extra = act(page) if act else None
         if shot:
             page.wait_for_timeout(1000)

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def page(notebook: Any, *, title: str = "", code: bool = False, footer: Mapping[
             continue
         if code:
             parts.append(tag("pre", tag("code", cell.source), attrs={"class": "code"}))
-        for output in cell.get("outputs", []):
+        for output in joined(cell.get("outputs", [])):
             made, drew = show(output, figures)
             figures += drew
             parts.append(made)
@@ -94,6 +94,22 @@ def table(values: Mapping[str, object]) -> Markup:
     return tag("table", *rows, attrs={"class": "plain"})
 
 
+def joined(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Outputs, with pieces of one stream that follow each other put together."""
+    last: dict[str, Any] | None = None
+    for output in outputs:
+        if last and output["output_type"] == "stream" and output.get("name") == last.get("name"):
+            last["text"] = text_of(last["text"]) + text_of(output["text"])
+            continue
+        if last:
+            yield last
+        last = dict(output) if output["output_type"] == "stream" else None
+        if last is None:
+            yield output
+    if last:
+        yield last
+
+
 def show(output: Mapping[str, Any], figures: int) -> tuple[Markup, int]:
     """One output as HTML, and how many figures it drew."""
     kind = output["output_type"]
@@ -120,6 +136,8 @@ def show(output: Mapping[str, Any], figures: int) -> tuple[Markup, int]:
     if "text/markdown" in data:
         return tag("section", markdown(text_of(data["text/markdown"])), attrs={"class": "text"}), 0
     if "application/vnd.jupyter.widget-view+json" in data:
+        if "%|" in text_of(data.get("text/plain", "")):
+            return Markup(""), 0  # a progress bar: the work is done
         return tag("p", "A live widget stood here: open the notebook to use it.", attrs={"class": "note"}), 0
     return tag("pre", text_of(data.get("text/plain", "")), attrs={"class": "plain"}), 0
 
