@@ -63,7 +63,8 @@ class Plane:
         """What the map keeps and what it loses, in one line."""
         left_out = len(self.xy) - len(self.latents)
         return (
-            f"{self.method.upper()} of {len(self.latents):,} vectors by cosine, seed {self.seed}"
+            f"{self.method.upper()} of {len(self.latents):,} vectors by cosine"
+            f"{f', seed {self.seed}' if self.method == 'umap' else ''}"
             f"{f', {left_out:,} left out' if left_out else ''}. The map keeps {self.recall:.0%} of the {self.k} "
             f"nearest neighbours (chance {self.chance:.1%}); trustworthiness {self.trustworthiness:.2f}. "
             f"Two principal components hold {self.explained:.1%} of the variance."
@@ -129,13 +130,13 @@ class Plane:
             names = shown.astype(str)
             for name in sorted(set(names)):
                 figure.add_trace(points(np.flatnonzero(names == name), name))
-        figure.update_xaxes(showticklabels=False, title="", zeroline=False)
-        figure.update_yaxes(showticklabels=False, title="", zeroline=False, scaleanchor="x")
+        figure.update_xaxes(showticklabels=False, showgrid=False, title="", zeroline=False)
+        figure.update_yaxes(showticklabels=False, showgrid=False, title="", zeroline=False, scaleanchor="x")
         figure.update_layout(
             title={"text": title, "subtitle": {"text": _broken(self.caption)}},
             template="plotly_white",
             height=620,
-            margin={"l": 20, "r": 20, "t": 110, "b": 20},
+            margin={"l": 20, "r": 20, "t": 125, "b": 20},
         )
         return figure
 

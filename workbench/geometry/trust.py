@@ -36,6 +36,6 @@ def trustworthiness(vectors: Float[Tensor, "n d"], shown: Int[Tensor, "n k"], *,
     for start in range(0, n, chunk):
         cosines = cosines_of(unit, start, chunk)
         mine = cosines.gather(1, shown[start : start + chunk])
-        closer = n - torch.searchsorted(cosines.sort(-1).values, mine.contiguous(), right=True)
+        closer = torch.stack([(cosines > one[:, None]).sum(-1) for one in mine.T], -1)  # no sort: k passes are faster
         cost += int((closer + 1 - k).clamp_min(0).sum())  # rank 1 is the nearest
     return 1 - 2 * cost / (n * k * (2 * n - 3 * k - 1))

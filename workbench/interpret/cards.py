@@ -11,6 +11,7 @@ from ..html import Markup, join, tag
 from .index import WINDOW, Context, Index
 
 STYLE = Markup((Path(__file__).parent / "cards.css").read_text("utf-8"))
+LONG = 24  # characters: a longer token may be broken over two lines
 INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}  # Unicode categories: controls, marks of direction, blanks
 VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·"}
 
@@ -91,7 +92,8 @@ def _card(
         main.extend(_strip(context, peak) for context in strongest)
     over = index.contexts(latent, "quantile", window=window, limit=per_quantile) if strongest else []
     if over:
-        main.append(_folded("Over its whole range, strongest tenth first", _by_quantile(over, peak)))
+        quantiles = index.manifest["of"]["args"]["quantiles"]
+        main.append(_folded("Over its whole range, strongest first", _by_quantile(over, quantiles, peak)))
     others = index.contexts(latent, "random", window=window, limit=random)
     if others:
         main.append(_folded("Random tokens of the store", join(*(_strip(context, peak) for context in others))))
@@ -145,12 +147,13 @@ def _folded(title: str, body: Markup) -> Markup:
     return tag("details", tag("summary", title), body)
 
 
-def _by_quantile(contexts: Sequence[Context], peak: float) -> Markup:
+def _by_quantile(contexts: Sequence[Context], quantiles: int, peak: float) -> Markup:
     parts: list[object] = []
     last = None
     for context in contexts:
         if context.quantile != last:
-            parts.append(tag("h5", f"part {context.quantile + 1}, weakest is 1"))
+            low, high = (round(100 * (context.quantile + step) / quantiles) for step in (0, 1))
+            parts.append(tag("h5", f"percentiles {low} to {high}"))
             last = context.quantile
         parts.append(_strip(context, peak))
     return join(*parts)
@@ -172,6 +175,8 @@ def _strip(context: Context, peak: float) -> Markup:
 def _token(word: str, value: float, peak: float, center: bool, pos: int) -> Markup:
     left_out = math.isnan(value)
     classes = ["wb-t"]
+    if len(word) > LONG:
+        classes.append("wb-long")
     if center:
         classes.append("wb-on")
     if left_out:
@@ -264,9 +269,7 @@ def _effects(latent: int, effects: pd.DataFrame) -> Markup:
             .sort_values("rank")[["token", "effect"]]
             .itertuples(index=False)
         ]
-        columns.append(
-            tag("div", tag("h4", title), *rows, attrs={"class": "wb-plus" if sign > 0 else "wb-minus"})
-        )
+        columns.append(tag("div", tag("h4", title), *rows, attrs={"class": "wb-plus" if sign > 0 else "wb-minus"}))
     return tag("div", *columns, attrs={"class": "wb-effects", "title": "direct effect on the logits, per unit"})
 
 

@@ -25,7 +25,9 @@ def density_figure(index: Index, *, title: str = "How often latents fire") -> An
         )
         middle = float(np.median(alive))
         figure.add_vline(
-            x=float(np.log10(middle)), line={"dash": "dot", "color": "#888"}, annotation_text=f"median {middle:.3%}"
+            x=float(np.log10(middle)),
+            line={"dash": "dot", "color": "#888"},
+            annotation={"text": f"median {middle:.2%}", "yshift": 16},
         )
     figure.update_xaxes(title="log10 of the share of tokens on which a latent fires")
     figure.update_yaxes(title="latents")
