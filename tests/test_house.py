@@ -98,6 +98,9 @@ def test_every_door_opens():
 
     for name in wb.DOORS:
         assert getattr(wb, name) is not None
+    import nnsight  # noqa: F401 (it mounts `.save` on every object)
+
+    assert wb.save.__module__ == "workbench"
     with pytest.raises(AttributeError, match="its doors are"):
         _ = wb.nothing
 

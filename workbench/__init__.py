@@ -21,7 +21,6 @@ DOORS = {
     "recipe": "dictionary",
     "train": "dictionary",
     "load": "dictionary",
-    "save": "dictionary",
     "Dictionary": "dictionary",
     "Case": "evaluate",
     "evaluate": None,
@@ -33,18 +32,26 @@ DOORS = {
     "catalogue": None,
     "lineage": None,
 }
-__all__ = list(DOORS)
+__all__ = [*DOORS, "save"]
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer
     from .batch import Batch, Exclusion, Tokens
     from .code import Code, Codec
-    from .dictionary import Dictionary, load, recipe, save, train
+    from .dictionary import Dictionary, load, recipe, train
     from .edit import Edit
     from .evaluate import Case
     from .harvest import Store, collect, corpus
     from .site import Site
     from .subject import Subject
+
+
+def save(dictionary: "Dictionary", folder: "Path | str") -> "Path":
+    """Write a dictionary to a folder; see `workbench.dictionary.save`."""
+    # written out: nnsight mounts a `.save` on every object, which would be found before `__getattr__`
+    return import_module(".dictionary", __name__).save(dictionary, folder)
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(DOORS)
+    return sorted(__all__)
