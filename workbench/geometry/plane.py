@@ -96,7 +96,7 @@ class Plane:
         text = [f"latent {i}" for i in keep]
         if given["hover"] is not None:
             text = [f"{name}<br>{_plain(more)}" for name, more in zip(text, given["hover"], strict=True)]
-        radius = 5.0 if given["size"] is None else _radius(given["size"].astype(float))
+        radius = np.full(len(keep), 5.0) if given["size"] is None else _radius(given["size"].astype(float))
         scatter = go.Scattergl if len(keep) > 6000 else go.Scatter
 
         def points(which: np.ndarray, name: str | None = None, **marker: Any) -> Any:
@@ -109,7 +109,7 @@ class Plane:
                 text=[text[i] for i in which],
                 hovertemplate="%{text}<extra></extra>",
                 marker={
-                    "size": radius if isinstance(radius, float) else radius[which],
+                    "size": radius[which],
                     "opacity": 0.8,
                     "line": {"width": 0},
                     **marker,
@@ -240,7 +240,7 @@ def _umap(unit: Tensor, indices: Tensor, cosines: Tensor, start: Tensor, seed: i
             metric="cosine",
             n_neighbors=knn.shape[1],
             min_dist=0.1,
-            init=(10 * start / start.abs().max()).numpy(),
+            init=(10 * start / start.abs().max()).numpy(),  # pyright: ignore[reportArgumentType]  (an array is fine)
             precomputed_knn=(knn, distances),
             random_state=seed,
             n_jobs=1,

@@ -4,6 +4,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -77,7 +78,7 @@ def _card(
 ) -> Markup:
     latent = int(latent)
     strongest = index.contexts(latent, window=window, limit=top)
-    line = index.table.iloc[latent]
+    line: Any = index.table.iloc[latent]
     parts: list[object] = [_head(index, latent, line, note)]
     if line["dead"]:
         notice = f"Dead: it never fired in {index.rows:,} rows. Its atom still writes what is shown here."
@@ -109,7 +110,7 @@ def _card(
     return tag("section", *parts, attrs={"class": "wb-card", "data-latent": latent})
 
 
-def _head(index: Index, latent: int, line: pd.Series, note: str | None) -> Markup:
+def _head(index: Index, latent: int, line: Any, note: str | None) -> Markup:
     facts = []
     if not line["dead"]:
         once = round(1 / line["density"])
@@ -222,7 +223,7 @@ def _pieces(word: str) -> list[tuple[str, bool]]:
 
 def _histogram(index: Index, latent: int) -> Markup:
     """Bars of |activation| in half octaves as SVG; heights are square roots of counts, so that rare ones show."""
-    bins = index.histogram(latent)
+    bins: Any = index.histogram(latent)
     width, height, foot = 260, 74, 16
     step = width / len(bins)
     most = math.sqrt(bins["count"].max())
@@ -252,7 +253,7 @@ def _histogram(index: Index, latent: int) -> Markup:
 
 
 def _effects(latent: int, effects: pd.DataFrame) -> Markup:
-    mine = effects[effects["latent"] == latent]
+    mine: Any = effects[effects["latent"] == latent]
     if not len(mine):
         raise ValueError(f"the effects table has no latent {latent}: make it with interpret.effects(..., latents)")
     most = float(mine["effect"].abs().max()) or 1.0

@@ -63,7 +63,7 @@ def effects(
     columns = ["latent", "sign", "rank", "token", "id", "effect"]
     if not parts:
         return pd.DataFrame(columns=columns)
-    found = pd.concat(parts)
+    found: Any = pd.concat(parts)
     ids = sorted(set(found["id"]))
     found["token"] = found["id"].map(dict(zip(ids, subject.words(ids), strict=True)))
     found["place"] = found["latent"].map({latent: i for i, latent in reversed(list(enumerate(chosen)))})

@@ -72,7 +72,7 @@ class Index:
     @cached_property
     def table(self) -> pd.DataFrame:
         frame = pd.read_parquet(self.folder / "latents.parquet")
-        top = self.picked[(self.picked["kind"] == "top") & (self.picked["value"] != 0)]
+        top: Any = self.picked[(self.picked["kind"] == "top") & (self.picked["value"] != 0)]
         ids = self._tokens.ids[torch.tensor(top["text"].to_numpy()), torch.tensor(top["pos"].to_numpy())]
         weight = top.assign(id=ids.numpy(), value=top["value"].abs()).groupby(["latent", "id"])["value"].sum()
         best = weight.reset_index().sort_values(["latent", "value", "id"], ascending=[True, False, True])
@@ -93,7 +93,7 @@ class Index:
     @property
     def dead_notice(self) -> str:
         """How many latents never fired, in how many rows."""
-        dead = int(self.table["dead"].sum())
+        dead = int((~self.alive).sum())
         return f"{dead:,} of {self.latents:,} latents ({dead / self.latents:.1%}) never fired in {self.rows:,} rows"
 
     def histogram(self, latent: int) -> pd.DataFrame:
@@ -457,6 +457,6 @@ def _lines(
     )
 
 
-def _savez(path: Path, **arrays: np.ndarray) -> None:
+def _savez(path: Path, counts: np.ndarray, first: np.ndarray) -> None:
     with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, counts=counts, first=first)

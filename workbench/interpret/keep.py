@@ -1,5 +1,7 @@
 """The best few entries of each latent out of a long stream, without a loop over latents."""
 
+from typing import Any
+
 import numpy as np
 
 COLUMNS = {"latent": np.int64, "key": np.float64, "row": np.int64, "text": np.int64, "value": np.float32}
@@ -17,7 +19,7 @@ class Best:
         self.latents, self.most, self.per_text = latents, most, per_text
         self._floor = np.full(latents, -np.inf)  # an entry must beat the worst of a full list
         self._held: list[dict[str, np.ndarray]] = []
-        self._count, self._room = 0, max(4 * latents * most, 1 << 19)
+        self._count, self._room = 0, max(2 * latents * most, 1 << 19)
 
     def add(self, **entries: np.ndarray) -> None:
         """Offer entries: `latent key row text value`, one array each."""
@@ -41,9 +43,9 @@ class Best:
             allowed[by_text] = _rank(all_["latent"][by_text], all_["text"][by_text]) < self.per_text
             order = order[allowed[order]]
         order = order[_rank(all_["latent"][order]) < self.most]
-        kept = {name: column[order] for name, column in all_.items()}
-        full = _rank(kept["latent"]) == self.most - 1
-        self._floor[kept["latent"][full]] = kept["key"][full]
+        kept: dict[str, Any] = {name: column[order] for name, column in all_.items()}
+        full = np.flatnonzero(_rank(kept["latent"]) == self.most - 1)
+        np.put(self._floor, kept["latent"][full], kept["key"][full])
         self._held, self._count = [kept], len(order)
         return kept
 
