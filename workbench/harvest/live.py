@@ -95,7 +95,7 @@ class Live:
         site: SiteLike | Sequence[SiteLike],
         target: SiteLike | Sequence[SiteLike] | None = None,
         steps: int | None = None,
-        epochs: float | None = None,
+        epochs: int | float | None = None,
         batch: int = 8,
         length: int = 128,
         min_length: int = 32,

@@ -229,7 +229,7 @@ class Store:
         site: Sites = None,
         target: Sites = None,
         steps: int | None = None,
-        epochs: float | None = None,
+        epochs: int | float | None = None,
         seed: int = 0,
     ) -> "StoreStream":
         """Training batches of exactly `size` rows: epochs follow one another, each shuffled anew; default one epoch."""
