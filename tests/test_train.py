@@ -2,8 +2,11 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -369,3 +372,11 @@ def test_a_term_that_finishes_the_model_wants_a_live_stream():
     made = replace(made, losses={"kl": Term(losses.mse().loss, frozenset({"encoder"}), frozenset({"finish"}))})
     with pytest.raises(ValueError, match="train on a live stream"):
         run(made=made)
+
+
+@pytest.mark.torture
+def test_killed_runs_end_as_if_nobody_had_killed_them():
+    script = Path(__file__).parent / "torture_train.py"
+    done = subprocess.run([sys.executable, script, "--kills", "6"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "'kills': 6" in done.stdout and "every resumed run equal" in done.stdout

@@ -60,11 +60,13 @@ class Encoder(Protocol):
 class Sparsifier(Protocol):
     """Pre-activations to a code.
 
-    `selects`: training keeps few latents, chosen without gradient, so that all that follows is sparse. `infer` looks at
-    each row by itself; training may let rows compete.
+    `selects`: training keeps few latents, chosen without gradient, so that all that follows is sparse; `activate` then
+    turns the chosen pre-activations into values. `signed`: negative values are meant. `infer` looks at each row by
+    itself; training may let rows compete.
     """
 
     selects: bool
+    signed: bool
 
     def __call__(self, pre: Float[Tensor, "row latent"]) -> Code: ...
     def infer(self, pre: Float[Tensor, "row latent"]) -> Code: ...

@@ -11,7 +11,7 @@ from .selection import top_batch, top_rows
 class TopK(nn.Module):
     """Each row's k largest, rectified: fewer where fewer are positive."""
 
-    selects = True
+    selects, signed = True, False
 
     def __init__(self, k: int, latents: int):
         super().__init__()
@@ -35,7 +35,7 @@ class BatchTopK(nn.Module):
     The threshold is a running mean of the smallest value kept, moved by `hooks.Threshold`; < 0: never trained.
     """
 
-    selects = True
+    selects, signed = True, False
     threshold: Tensor
 
     def __init__(self, k: int, latents: int):
@@ -61,7 +61,7 @@ class BatchTopK(nn.Module):
 class ReLU(nn.Module):
     """All that is positive: trained dense, CSR at inference."""
 
-    selects = False
+    selects, signed = False, False
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre.relu())
@@ -73,7 +73,7 @@ class ReLU(nn.Module):
 class Signed(nn.Module):
     """All pre-activations as they are, negative ones too."""
 
-    selects = False
+    selects, signed = False, True
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre)
@@ -122,7 +122,7 @@ class JumpReLU(nn.Module):
     The threshold itself is the parameter (its logarithm saturates); `hooks.Project` keeps it from falling below 0.
     """
 
-    selects = False
+    selects, signed = False, False
 
     def __init__(self, latents: int, *, init: float, width: float):
         super().__init__()

@@ -4,8 +4,8 @@ from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
 from ..core import Dictionary, Recipe
 
 KIND = "rows"
-SUITE = {"d": 16, "latents": 48, "k": 4, "init": 0.1, "width": 0.5}
-RECOVERS = 0.9  # of planted atoms, in the suite
+SUITE = {"d": 16, "latents": 48, "k": 4, "init": 1.0, "width": 1.0}
+RECOVERS = 0.8  # of planted atoms, in the suite
 
 
 def recipe(

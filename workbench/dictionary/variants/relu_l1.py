@@ -4,7 +4,7 @@ from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
 from ..core import Dictionary, Recipe
 
 KIND = "rows"
-SUITE = {"d": 16, "latents": 48, "l1": 0.5}
+SUITE = {"d": 16, "latents": 48, "l1": 1.0}
 RECOVERS = 0.9  # of planted atoms, in the suite
 
 

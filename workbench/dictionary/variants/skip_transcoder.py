@@ -7,7 +7,7 @@ from ..core import Dictionary, Recipe
 
 KIND = "pair"
 SUITE = {"d": 16, "latents": 48, "k": 4}
-RECOVERS = 0.65  # of planted atoms, in the suite
+RECOVERS = 0.7  # of planted atoms, in the suite
 
 
 def recipe(
