@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Float
-from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,8 +23,8 @@ from .. import lineage
 from ..batch import Exclusion, Tokens
 from ..site import Site
 from .corpora import Corpus, corpus
-from .store import FORMAT, LABELS, MANIFEST, SiteLike, Store, verified
-from .tokens import Dropped, Plan, rows_of, rows_of_tokens, stacked
+from .store import FORMAT, LABELS, MANIFEST, SiteLike, Store, verified, write_shard
+from .tokens import Dropped, Plan, rows_of, rows_of_tokens
 
 SHARD = 64 * 2**20  # bytes of activations in a shard, unless asked
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -209,7 +208,8 @@ class _Harvest:
         self.manifest: dict[str, Any] = {}  # as it lies on disk; in the writer's hands while batches are read
 
     def run(self, manifest: dict[str, Any] | None) -> None:
-        plan = Plan(self._token_rows(), lambda tokens: self.exclusion.by_token(tokens, self.special))
+        batch = self.call["batch"]
+        plan = Plan(self._token_rows(), batch, lambda tokens: self.exclusion.by_token(tokens, self.special))
         rows = self.call["rows"]
         if not plan.reach(rows):
             raise ValueError(
@@ -339,17 +339,15 @@ class _Harvest:
             batch += 1
 
     def _read(self, plan: Plan, batch: int) -> _Read | None:
-        size = self.call["batch"]
-        rows = plan.batch(batch, size)
-        if not rows:
+        drawn = plan.batch(batch)
+        if drawn is None:
             return None
-        tokens = stacked(rows)
+        tokens, documents = drawn
         h = self.subject.read(tokens, self.sites)
-        documents = [row.text for row in rows]
         for site, values in h.items():
             refuse_infinite(site, values, tokens.mask, documents)
         keep = self.exclusion.by_token(tokens, self.special)
-        return _Read(batch * size, documents, tokens, keep, h)
+        return _Read(batch * self.call["batch"], documents, tokens, keep, h)
 
     def _add(self, read: _Read, into: _Rows, room: int) -> int:
         """Put a batch's kept rows, `room` at most, into the shard; how many they were."""
@@ -387,7 +385,9 @@ class _Harvest:
         tensors = rows.tensors()
         by_token = int(tensors.pop("by_token").sum())
         shards = self.manifest["shards"]
-        entry = self._put(shard_name(len(shards)), save(tensors)) | {
+        with _room(self.folder, self.manifest):
+            file = write_shard(self.folder / shard_name(len(shards)), tensors)
+        entry = file | {
             "rows": rows.n,
             "texts": len(tensors["texts"]),
             "excluded": {"by_token": by_token, "by_norm": int(tensors["excluded"].sum()) - by_token},

@@ -7,6 +7,7 @@ A store is one folder: `manifest.json` (what was asked, of which parents, with i
     text, pos, token (row,)     where each row stands        8.resid ... (row, d)             one tensor for each site
 """
 
+import hashlib
 import json
 import os
 from collections import deque
@@ -96,6 +97,31 @@ def _header(path: Path) -> tuple[int, dict[str, _Entry]]:
     if 8 + length + at != size:
         raise ValueError(f"{path} is damaged ({size} bytes, its header says {8 + length + at}): delete the store")
     return 8 + length, found
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A safetensors file, atomically, with no second copy in memory: its name, size and SHA-256."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all lie aligned
+    header, at = {}, 0
+    for name in ordered:
+        t = tensors[name]
+        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts = [len(text).to_bytes(8, "little") + text]
+    parts += [tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data for name in ordered]
+    whole = hashlib.sha256()
+
+    def fill(part: Path) -> None:
+        with part.open("wb") as file:
+            for piece in parts:
+                whole.update(piece)
+                file.write(piece)
+
+    lineage.write(path, fill)
+    return {"file": path.name, "bytes": 8 + len(text) + at, "sha256": whole.hexdigest()}
 
 
 class Store:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -135,29 +136,35 @@ def stacked(rows: Sequence[Row]) -> Tokens:
 
 
 class Plan:
-    """Token rows of a harvest, drawn from an iterator as they are needed and kept (5 bytes a token).
+    """Token rows of a harvest in batches of one size, drawn from an iterator as they are needed and kept compact.
 
-    `keep` counts the positions of a row that the token rules keep.
+    `keep` says which positions the token rules keep; `kept` counts them over what was drawn so far.
     """
 
-    def __init__(self, rows: Iterator[Row], keep: Callable[[Tokens], Bool[Tensor, "text pos"]]):
-        self._rows, self._keep = rows, keep
-        self.rows: list[Row] = []
+    def __init__(self, rows: Iterator[Row], size: int, keep: Callable[[Tokens], Bool[Tensor, "text pos"]]):
+        self._rows, self._size, self._keep = rows, size, keep
+        self._batches: list[tuple[Int[Tensor, "text pos"], Bool[Tensor, "text pos"], list[int]]] = []
         self.kept = 0
 
     def reach(self, kept: int | None) -> bool:
-        """Draw rows until they keep `kept` positions (None: all there are); whether they do."""
+        """Draw batches until they keep `kept` positions (None: all there are); whether they do."""
         while kept is None or self.kept < kept:
-            row = next(self._rows, None)
-            if row is None:
+            if not self._draw():
                 return kept is None
-            self.rows.append(row)
-            self.kept += int(self._keep(stacked([row])).sum())
         return True
 
-    def batch(self, number: int, size: int) -> list[Row]:
-        """Rows of a batch; fewer, or none, where the corpus ends."""
-        end = (number + 1) * size
-        while len(self.rows) < end and (row := next(self._rows, None)) is not None:
-            self.rows.append(row)
-        return self.rows[number * size : end]
+    def batch(self, number: int) -> tuple[Tokens, list[int]] | None:
+        """A batch and its documents: the last one may be short; None where the corpus has ended."""
+        while len(self._batches) <= number:
+            if not self._draw():
+                return None
+        ids, mask, documents = self._batches[number]
+        return Tokens(ids.long(), mask), documents
+
+    def _draw(self) -> bool:
+        rows = list(islice(self._rows, self._size))
+        if rows:
+            tokens = stacked(rows)
+            self._batches.append((tokens.ids.int(), tokens.mask, [row.text for row in rows]))
+            self.kept += int(self._keep(tokens).sum())
+        return bool(rows)
