@@ -79,6 +79,10 @@ class Dictionary(nn.Module):
     `atoms` speak the model's own. A code value times an atom is a vector at the target site.
     """
 
+    encoder: Any  # parts are modules that also satisfy the protocols above
+    sparsifier: Any
+    decoder: Any
+    skip: Any
     scale_in: Tensor
     scale_out: Tensor
 
@@ -95,8 +99,8 @@ class Dictionary(nn.Module):
         self.encoder, self.sparsifier, self.decoder, self.skip = encoder, sparsifier, decoder, skip
         self.register_buffer("scale_in", torch.tensor(1.0))
         self.register_buffer("scale_out", torch.tensor(1.0))
-        self.shape = tuple(shape or decoder.shape)
-        self.latents: int = len(decoder.weight)
+        self.shape: tuple[int, ...] = tuple(shape or self.decoder.shape)
+        self.latents: int = len(self.decoder.weight)
         self.site: Site | None = None
         self.target: Site | None = None
         self.exclusion = Exclusion()

@@ -1,6 +1,7 @@
 """Encoders: input -> pre-activations."""
 
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -83,10 +84,10 @@ class Linear(nn.Module):
         self.weight = nn.Parameter((scale * normalize(torch.randn(latents, prod(shape)), dim=-1)).T)
         self.bias = nn.Parameter(torch.zeros(latents)) if bias else None
 
-    def _center(self, decoder: nn.Module) -> Tensor | None:
+    def _center(self, decoder: Any) -> Tensor | None:
         return decoder.bias.flatten() if self.center else None
 
-    def forward(self, x: Float[Tensor, "row *inp"], decoder: nn.Module) -> Float[Tensor, "row latent"]:
+    def forward(self, x: Float[Tensor, "row *inp"], decoder: Any) -> Float[Tensor, "row latent"]:
         shift, center = self.bias, self._center(decoder)
         if center is not None:
             moved = -(center @ self.weight)
@@ -95,7 +96,7 @@ class Linear(nn.Module):
         return x @ self.weight if shift is None else torch.addmm(shift, x, self.weight)
 
     def pick(
-        self, x: Float[Tensor, "row *inp"], decoder: nn.Module, pre: Float[Tensor, "row latent"], chosen: Code
+        self, x: Float[Tensor, "row *inp"], decoder: Any, pre: Float[Tensor, "row latent"], chosen: Code
     ) -> Float[Tensor, " n"]:
         """Entries of `pre` at the chosen pairs, differentiable, without a graph through the whole of `pre`."""
         values = chosen.look_up(pre).reshape(-1)
@@ -104,7 +105,7 @@ class Linear(nn.Module):
     def columns(
         self,
         x: Float[Tensor, "row *inp"],
-        decoder: nn.Module,
+        decoder: Any,
         pre: Float[Tensor, "row latent"],
         columns: Int[Tensor, " some"],
     ) -> Float[Tensor, "row some"]:
@@ -130,7 +131,7 @@ class Tied(nn.Module):
         self.center = center
         self.register_buffer("gain", torch.tensor(1.0))  # folding puts the scales here
 
-    def forward(self, x: Float[Tensor, "row *inp"], decoder: nn.Module) -> Float[Tensor, "row latent"]:
+    def forward(self, x: Float[Tensor, "row *inp"], decoder: Any) -> Float[Tensor, "row latent"]:
         rows = (x - decoder.bias if self.center else x).flatten(1)
         return rows @ decoder.weight.T * self.gain
 

@@ -345,9 +345,11 @@ class _Run:
                     for learner in trained:
                         learner.dead = (learner.idle > after).nonzero().flatten()
                 if self.step % log_every == 0 or self.step == steps:
-                    for i, (learner, lr) in enumerate(zip(trained, rates, strict=True)):
+                    for learner, lr, (seen, terms, total) in zip(trained, rates, results, strict=True):
                         learner.check(lr)
-                        found = {"step": self.step, "tokens": self.tokens} | learner.row(*results[i], after) | extra
+                        found = (
+                            {"step": self.step, "tokens": self.tokens} | learner.row(seen, terms, total, after) | extra
+                        )
                         found |= {"lr": lr, "tokens_per_second": fresh / max(1e-9, time.monotonic() - began)}
                         name = self.names[self.learners.index(learner)]
                         if len(self.learners) > 1:
@@ -395,8 +397,8 @@ class _Run:
             return results, {}
         passes, dictionaries = [r[0] for r in results], [learner.dictionary for learner in trained]
         terms = {name: term.loss(passes, dictionaries, at) for name, term in self.coupled.items()}
-        shared = sum(terms[name] * term.at(at) for name, term in self.coupled.items())
-        (sum(r[2] for r in results) + shared).backward()
+        shared = [terms[name] * term.at(at) for name, term in self.coupled.items()]
+        torch.stack([*(total for _, _, total in results), *shared]).sum().backward()
         return results, {f"coupled/{name}": float(value.detach()) for name, value in terms.items()}
 
     @property

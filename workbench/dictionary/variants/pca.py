@@ -22,7 +22,7 @@ def recipe(d: int, *, k: int = 32) -> Recipe:
 @torch.no_grad()
 def fit(dictionary: Dictionary, stream: Iterable[Batch]) -> None:
     """Eigenvectors of the covariance of all rows, summed in float64, largest first; the largest entry is positive."""
-    n, total, products = 0, 0.0, 0.0
+    n, total, products = 0, torch.zeros(()), torch.zeros(())
     for batch in stream:
         x = batch.x.double()
         n, total, products = n + len(x), total + x.sum(0), products + x.T @ x
