@@ -79,9 +79,8 @@ def torture(kills: int, seed: int, home: Path) -> dict[str, float]:
             assert os.waitstatus_to_exitcode(status) == 0, f"a run resumed after {here} kills failed"
             break
         left = found(folder)
-        assert left == wanted, (
-            f"run {runs} differs after {here} kills: {sorted(k for k in wanted if left.get(k) != wanted[k])}"
-        )
+        differ = sorted(name for name in {*wanted, *left} if left.get(name) != wanted.get(name))
+        assert not differ, f"run {runs} differs after {here} kills: {differ}"
     return {"kills": killed, "runs": runs, "seconds": round(time.monotonic() - began, 1)}
 
 

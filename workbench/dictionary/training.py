@@ -94,7 +94,8 @@ def train(
     home = None if folder is None else Path(folder)
     with nullcontext() if home is None else _only_one(home):
         if home is not None:
-            home.mkdir(parents=True, exist_ok=True)
+            for part in home.rglob(".*.part"):  # what a killed write left; nobody else writes here now
+                part.unlink()
             if resume and (done := run.finished(home)):
                 return done if not isinstance(recipe, Recipe) else done[0]
         if home is None or not (resume and run.resume(home)):
