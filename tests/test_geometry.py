@@ -127,7 +127,7 @@ def test_vectors_left_out_have_no_place_and_are_nobodys_neighbour(tmp_path):
     vectors[7] = 0  # a dead atom without a direction
     mask = torch.ones(len(vectors), dtype=torch.bool)
     mask[[7, 20]] = False
-    plane = geometry.plane(vectors, neighbours=K, mask=mask, method="pca", folder=tmp_path)
+    plane = geometry.plane(vectors, neighbours=K, mask=mask.numpy(), method="pca", folder=tmp_path)
     assert plane.xy.isnan().any(-1).nonzero()[:, 0].tolist() == [7, 20]
     assert not torch.isin(plane.indices, torch.tensor([7, 20])).any()
     row = plane.table.set_index("latent").loc[21]

@@ -153,7 +153,7 @@ def plane(
     neighbours: int = 15,
     seed: int = 0,
     method: str = "umap",
-    mask: Bool[Tensor, " n"] | Sequence[bool] | None = None,
+    mask: Bool[Tensor, " n"] | Bool[np.ndarray, " n"] | Sequence[bool] | None = None,
     folder: Path | str | None = None,
 ) -> Plane:
     """Lay vectors out in the plane by cosine; `mask` is True for those laid out (leave dead latents out).
