@@ -145,6 +145,22 @@ def test_stopped_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, whole, monk
         assert hashes(tmp_path / str(at)) == whole, f"stopped at write {at} of {writes}"
 
 
+def test_killed_before_the_last_word_nothing_is_added_twice(tmp_path):
+    def ask(subject):
+        return gather(tmp_path / "s", subject, rows=None, batch=7, shard_rows=500)
+
+    store = ask(FakeSubject(spoil=planted))
+    assert store.manifest["texts"] % 7 and store.manifest["excluded"]["by_norm"], (
+        "the last batch is short, rows are few"
+    )
+    before = hashes(tmp_path / "s")
+    manifest = {k: v for k, v in store.manifest.items() if k != "dropped"} | {"state": "partial"}
+    lineage.write_json(tmp_path / "s" / "manifest.json", manifest)
+    rest = FakeSubject(spoil=planted)
+    ask(rest)
+    assert rest.reads == 0 and hashes(tmp_path / "s") == before
+
+
 def test_what_a_kill_leaves_half_written_goes_away(tmp_path, whole):
     def spoil(n, h):
         if n == 9:

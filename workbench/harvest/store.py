@@ -323,9 +323,11 @@ class Store:
             for begin in range(0, self.rows, BLOCK):
                 x = self.gather(torch.arange(begin, min(begin + BLOCK, self.rows)), site)
                 norms[begin : begin + len(x)] = x.norm(dim=-1)
-                x = x.double()
-                m, off = len(x), x.mean(0) - mean
-                squares += (x - x.mean(0)).square().sum(0) + off.square() * (n * m / (n + m))
+                m, near = len(x), x.mean(0)  # rounded: what it misses of the block's mean is put right below
+                x -= near
+                rest = x.sum(0).double() / m
+                off = near.double() + rest - mean
+                squares += x.square_().sum(0).double() - m * rest.square() + off.square() * (n * m / (n + m))
                 mean += off * (m / (n + m))
                 n += m
             self._statistics[site] = mean.float(), (squares / max(n - 1, 1)).float(), float(norms.median())

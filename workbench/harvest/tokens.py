@@ -86,7 +86,7 @@ def rows_of_tokens(tokens: Tokens, seed: int) -> Iterator[Row]:
     """Given token rows in a seeded order, each its own document."""
     random = torch.Generator().manual_seed(seed)
     for i in torch.randperm(len(tokens.ids), generator=random).tolist():
-        yield Row(i, tokens.ids[i].int(), tokens.mask[i])
+        yield Row(i, tokens.ids[i].int().cpu(), tokens.mask[i].cpu())
 
 
 def cuts(text: str, size: int = SECTION) -> list[tuple[int, int]]:
