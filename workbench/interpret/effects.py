@@ -11,7 +11,7 @@ from torch import Tensor
 from ..code import Codec
 
 WRITES = ("resid", "attn_out", "mlp_out", "embed")  # streams whose vectors are, or are added to, the residual stream
-CHUNK = 64  # latents at once
+CHUNK = 256  # latents at once: blocks so large go back to the system when freed, smaller ones scatter the heap
 
 
 def effects(
@@ -48,7 +48,7 @@ def effects(
             )
         effect = direct(atoms, unembed, gain)
         for sign in (1, -1):
-            best = (effect * sign).topk(top, dim=-1)
+            best = effect.topk(top, dim=-1, largest=sign > 0)
             parts.append(
                 pd.DataFrame(
                     {
@@ -56,7 +56,7 @@ def effects(
                         "sign": sign,
                         "rank": torch.arange(top).repeat(len(some)).numpy(),
                         "id": best.indices.reshape(-1).cpu().numpy(),
-                        "effect": (best.values * sign).reshape(-1).cpu().numpy(),
+                        "effect": best.values.reshape(-1).cpu().numpy(),
                     }
                 )
             )
@@ -76,4 +76,4 @@ def direct(
 ) -> Float[Tensor, "some vocab"]:
     """W_U (gain * atom), centred over the vocabulary."""
     effect = (atoms * gain) @ unembed.T
-    return effect - effect.mean(-1, keepdim=True)
+    return effect.sub_(effect.mean(-1, keepdim=True))
