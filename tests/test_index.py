@@ -354,3 +354,31 @@ def test_what_cannot_be_indexed_is_refused(rows, made, tmp_path):
     with pytest.raises(FloatingPointError, match="the code of row 20 is not finite"):
         interpret.index(Plain(), bad, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_view_of_a_store_on_disk_is_indexed_by_its_own_rows(tmp_path):
+    from fake_subject import FakeSubject
+
+    from workbench.harvest import collect
+
+    texts = [" ".join(f"w{i * j % 31}" for j in range(1, 40)) for i in range(1, 13)]
+    store = collect(
+        FakeSubject(), texts, "0.resid", rows=None, length=16, min_length=4, folder=tmp_path / "s", quiet=True
+    )
+    view, _ = store.split(test=0.3)
+    site = Site(0, "resid")
+
+    class Six(Plain):
+        weight = torch.randn(6, LATENTS, generator=torch.Generator().manual_seed(9)) / 100
+
+    codec = Six(site=site)
+    index = interpret.index(codec, view, folder=tmp_path / "i")
+    z = codec.dense(view.gather(torch.arange(view.rows), site))
+    assert index.table["fired"].tolist() == (z != 0).sum(0).tolist()
+    assert index.share_excluded == view.share_excluded
+    latent = int(index.table["fired"].argmax())
+    for context in index.contexts(latent):
+        assert context.activation == pytest.approx(float(z[context.row, latent]))
+        assert context.activations[context.center] == pytest.approx(context.activation)
+        assert (context.text, context.pos) == tuple(int(part) for part in view.where(torch.tensor([context.row])))
+        assert context.ids[context.center] == int(view.tokens.ids[context.text, context.pos])
