@@ -96,7 +96,7 @@ def rescaled(codec: PlainCodec, by: float) -> PlainCodec:
     )
 
 
-def _cut(z: Tensor, below: float = 1e-4) -> Tensor:
+def _cut(z: Tensor, below: float = 1e-2) -> Tensor:
     """Rounding noise of an exact inverse set to zero."""
     return torch.where(z > below, z, 0.0)
 
@@ -114,27 +114,30 @@ def planted(rows: int, latents: int, d: int, k: int, seed: int = 0, lean: float 
 
 @dataclass
 class MemoryRows:
-    """Held-out rows as a Store view shows them, from a tensor; every `per_text` rows are one token row."""
+    """Held-out rows as a Store view shows them, from a tensor; by default ten rows are a text and its own document."""
 
     x: Tensor
-    per_text: int = 10
-    texts_per_document: int = 1
-    y: Tensor | None = None
+    text: Tensor | None = None  # token row of each row
+    pos: Tensor | None = None
+    texts: Tensor | None = None  # document of each token row
+    y: Tensor | None = None  # rows of another site
     tokens: Tokens | None = None
     share_excluded: float = 0.0
     exclusion: Exclusion = field(default_factory=Exclusion)
 
-    @property
-    def texts(self) -> Tensor:
-        return torch.arange(-(-len(self.x) // self.per_text)) // self.texts_per_document
+    def __post_init__(self) -> None:
+        rows = torch.arange(len(self.x))
+        self.text = rows // 10 if self.text is None else self.text
+        self.pos = rows % 10 if self.pos is None else self.pos
+        self.texts = torch.arange(int(self.text.max()) + 1 if len(rows) else 0) if self.texts is None else self.texts
 
     def batches(
         self, size: int, *, site: Site | None = None, target: Site | None = None, seed: int | None = None
     ) -> Iterator[Batch]:
         y = self.x if self.y is None or site == target else self.y
         for i in range(0, len(self.x), size):
-            rows = torch.arange(i, min(i + size, len(self.x)))
-            yield Batch(self.x[rows], y[rows], text=rows // self.per_text, pos=rows % self.per_text)
+            rows = slice(i, i + size)
+            yield Batch(self.x[rows], y[rows], text=self.text[rows], pos=self.pos[rows])
 
     def mean(self, site: Site) -> Tensor:
         return self.x.mean(0) if self.y is None else self.y.mean(0)

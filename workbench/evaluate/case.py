@@ -71,7 +71,9 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.codec.site is None or self.codec.target is None:
-            raise ValueError(f"{self.name} has no site: train it with site=..., or load it from its folder")
+            raise ValueError(
+                f"{self.name} stands at no single site: train it with site=..., or load it from its folder"
+            )
         if self.texts is not None and (self.tokens is None or len(self.texts) != len(self.tokens.ids)):
             came = "no tokens" if self.tokens is None else f"{len(self.tokens.ids)} token rows"
             raise ValueError(f"texts name the document of each token row: got {len(self.texts)} for {came}")
@@ -152,7 +154,8 @@ class Case:
         rows = torch.zeros(GROUPS, dtype=torch.float64)
         for documents, batch in self.batches():
             code = self.codec.encode(batch.x)
-            y_hat = self.codec.reconstruct(batch.x)
+            plain = getattr(self.codec, "skip", self) is None  # no skip connection: decoding saves a second encoding
+            y_hat = self.codec.decode(code) if plain else self.codec.reconstruct(batch.x)
             found = {"rows": torch.ones(len(batch.x))} | dict(measure(batch.x, batch.y, code, y_hat))
             distinct, which = documents.unique(return_inverse=True)
             place = torch.tensor([places.setdefault(d, len(places)) for d in distinct.tolist()])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 Direction = Literal["higher", "lower", "none"]
 Statistic = Callable[[Mapping[str, Tensor]], Tensor]
 LEVEL = 0.95
+CHUNK = 1 << 22  # draws held at once: bounds the memory of resampling, not its result
 ROUNDING = 1e-6  # how far float32 sums may carry a number out of its range
 
 
@@ -55,7 +57,8 @@ def interval(sums: Sums, statistic: Statistic, *, seed: int = 0, resamples: int 
     """A statistic and its 95 % bootstrap interval over the units of `sums`; bounds are NaN with fewer than two units.
 
     Source: Hesterberg 2015, arXiv 1411.5279: the expanded percentile interval. The plain percentile interval is too
-    narrow with few units; its levels are widened to what a t interval of as many units would cover.
+    narrow with few units; its levels are widened to what a t interval of as many units would cover. Coverage measured on
+    planted ratios of uneven documents: 0.86 with 4 documents, 0.92 with 6, 0.93 with 12, 0.94 with 40 (test_evaluate.py).
     """
     from scipy.special import ndtr, stdtrit
 
@@ -64,12 +67,12 @@ def interval(sums: Sums, statistic: Statistic, *, seed: int = 0, resamples: int 
     if n < 2:
         return Interval(value, float("nan"), float("nan"))
     tail = float(ndtr((n / (n - 1)) ** 0.5 * stdtrit(n - 1, (1 - LEVEL) / 2)))
-    drawn = torch.Generator().manual_seed(seed)
+    drawn = np.random.default_rng(seed)
     found = []
-    step = max(1, (1 << 22) // n)  # bounds the memory of one chunk of resamples
+    step = max(1, CHUNK // n)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        picks = torch.randint(n, (size, n), generator=drawn)
+        picks = torch.from_numpy(drawn.integers(n, size=(size, n)))
         weights = torch.zeros(size, n, dtype=torch.float64).scatter_add_(1, picks, torch.ones(size, n).double())
         found.append(statistic(sums.weighed(weights)).double())
     low, high = torch.cat(found).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()

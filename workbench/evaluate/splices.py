@@ -1,6 +1,6 @@
 """The forward passes that splicing evals share: clean, zeroed, mean and one per dictionary, batch by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..batch import Exclusion, Tokens
-from ..edit import patch
+from ..code import Codec
 from ..site import Site
 from .scores import Sums
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .case import Case
 
 LOGITS = 1 << 25  # logits of one forward pass held at once (128 MB in float32)
+COMMON = ("predictions", "ce_clean", "ce_zero", "ce_mean", "kl_zero", "kl_mean")
+OWN = ("ce_spliced", "kl_spliced")
+Rebuild = Callable[[Tensor, Tensor], Tensor]
 POSITIONS = 128  # positions whose distributions are compared at once
 
 
@@ -61,65 +64,48 @@ def _run(cases: Sequence["Case"]) -> list[Spliced]:
     first = cases[0]
     subject, tokens, site, target = first.subject, first.tokens, first.site, first.target
     assert subject is not None and tokens is not None
+    if subject.vocab is None:
+        raise ValueError(f"{subject.name} predicts no tokens: splicing evals need a language model, leave them out")
     documents = torch.arange(len(tokens.ids)) if first.texts is None else first.texts
     distinct, place = documents.unique(return_inverse=True)
     mean = first.rows.mean(target)
-    names = ["predictions", "ce_clean"]
-    references = ["zero", "mean"]
-    shared = {n: torch.zeros(len(distinct), dtype=torch.float64) for n in names}
-    arms: list[dict[str, Tensor]] = [
-        {"ce": torch.zeros(len(distinct), dtype=torch.float64), "kl": torch.zeros(len(distinct), dtype=torch.float64)}
-        for _ in [*references, *cases]
+    common: dict[str, Tensor] = {name: torch.zeros(len(distinct)).double() for name in COMMON}
+    own: list[dict[str, Tensor]] = [{m: torch.zeros(len(distinct)).double() for m in OWN} for _ in cases]
+    arms: list[tuple[dict[str, Tensor], str, str, Rebuild]] = [
+        (common, "ce_zero", "kl_zero", lambda x, y: torch.zeros_like(y)),
+        (common, "ce_mean", "kl_mean", lambda x, y: mean.to(y).expand_as(y)),
+        *((sums, *OWN, _rebuild(case.codec)) for case, sums in zip(cases, own, strict=True)),
     ]
-    predictions = 0
-    assert subject.vocab is not None
+    reads, predictions = list(dict.fromkeys([site, target, *entry(target)])), 0
     size = max(1, LOGITS // (tokens.ids.shape[1] * subject.vocab))
     for start in range(0, len(tokens.ids), size):
         part = tokens.rows(slice(start, start + size))
-        clean = subject.run(part, read=list(dict.fromkeys([site, target])))
-        x, y = clean.h[site], clean.h[target]
+        clean = subject.run(part, read=reads)
+        x, y, given = clean.h[site], clean.h[target], next((clean.h[s] for s in entry(target)), None)
         keep = kept(first.exclusion, part, subject, site, x, target, y)
-        counts, text, pos, following = predicted(part, keep)
-        predictions += counts
-        where = place[start : start + size][text]
-        before = clean.logits[text, pos].float()
-        del clean
-        shared["predictions"].index_add_(0, where, torch.ones(len(where), dtype=torch.float64))
-        shared["ce_clean"].index_add_(0, where, _nll(before, following))
-        values = [
-            torch.zeros_like(y),
-            mean.to(y).expand_as(y),
-            *(None for _ in cases),
-        ]
-        for i, (arm, value) in enumerate(zip(arms, values, strict=True)):
-            if value is None:
-                codec = cases[i - len(references)].codec
-                value = torch.zeros_like(y)
-                value[keep] = codec.reconstruct(x[keep]).to(y)
-            after = finish(subject, part, target, torch.where(keep[..., None], value, y))[text, pos].float()
-            arm["ce"].index_add_(0, where, _nll(after, following))
-            arm["kl"].index_add_(0, where, _kl(before, after))
-    if not shared["predictions"].sum():
+        made, text, pos, following = predicted(part, keep)
+        predictions += made
+        original = clean.logits[text, pos].float()
+        del clean  # its logits are most of the memory
+        where = place[start : start + size][text.cpu()]
+        common["predictions"].index_add_(0, where, torch.ones(len(where)).double())
+        common["ce_clean"].index_add_(0, where, _nll(original, following))
+        for sums, ce, kl, rebuild in arms:
+            value = y.masked_scatter(keep[..., None], rebuild(x[keep], y[keep]).to(y))
+            logits = subject.finish(part, target, value, before=given).logits[text, pos].float()
+            sums[ce].index_add_(0, where, _nll(logits, following))
+            sums[kl].index_add_(0, where, _kl(original, logits))
+    counted = float(common["predictions"].sum())
+    if not counted:
         raise ValueError("no prediction follows a spliced position: give longer texts, or relax the exclusion rule")
-    left_out = 1 - float(shared["predictions"].sum()) / predictions
-    common = shared | {f"{m}_{r}": arms[i][m] for i, r in enumerate(references) for m in ("ce", "kl")}
-    return [
-        Spliced(
-            Sums(
-                common | {"ce_spliced": arm["ce"], "kl_spliced": arm["kl"]},
-                "token row" if first.texts is None else "document",
-            ),
-            left_out,
-        )
-        for arm in arms[len(references) :]
-    ]
+    unit = "token row" if first.texts is None else "document"
+    return [Spliced(Sums(common | sums, unit), 1 - counted / predictions) for sums in own]
 
 
-def finish(
-    subject: "Subject", tokens: Tokens, target: Site, value: Float[Tensor, "text pos *out"]
-) -> Float[Tensor, "text pos vocab"]:
-    """Logits with the target site's vectors replaced, excluded positions holding what they were."""
-    return subject.run(tokens, edits={target: patch(value).everywhere()}).logits
+def entry(target: Site) -> list[Site]:
+    """The residual stream that enters the target's block, which `finish` needs when the target is inside it."""
+    inside = target.layer is not None and target.layer > 0 and target.stream != "resid"
+    return [Site(target.layer - 1, "resid")] if inside and target.layer is not None else []
 
 
 def kept(
@@ -144,6 +130,10 @@ def predicted(
     real = mask[:, :-1] & mask[:, 1:]
     text, pos = (keep[:, :-1] & real).nonzero(as_tuple=True)
     return int(real.sum()), text, pos, ids[text, pos + 1]
+
+
+def _rebuild(codec: Codec) -> Rebuild:
+    return lambda x, y: codec.reconstruct(x)
 
 
 def _nll(logits: Float[Tensor, "n vocab"], following: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -8,7 +8,6 @@ from ..scores import Scores
 
 SPLICES = True
 IDENTITY = {"delta_ce": 0.0}
-SCALE_INVARIANT = ("delta_ce",)
 
 
 def delta_ce(case: Case) -> Scores:

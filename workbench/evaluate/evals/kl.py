@@ -8,7 +8,6 @@ from ..scores import Scores
 
 SPLICES = True
 IDENTITY = {"kl": 0.0}
-SCALE_INVARIANT = ("kl",)
 
 
 def kl(case: Case) -> Scores:

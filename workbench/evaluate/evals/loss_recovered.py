@@ -9,7 +9,6 @@ from ..scores import Scores
 SPLICES = True
 IDENTITY = {"loss_recovered_zero": 1.0, "loss_recovered_mean": 1.0}
 MEAN = {"loss_recovered_mean": 0.0}
-SCALE_INVARIANT = ("loss_recovered_zero", "loss_recovered_mean")
 
 
 def loss_recovered(case: Case) -> Scores:

@@ -40,7 +40,6 @@ def sparsity(case: Case, *, k: int | None = None) -> Scores:
     return Scores.of(*scores)
 
 
-def _trained_k(case: Case) -> float | None:
-    recipe = getattr(case.codec, "recipe", None)
-    call = getattr(recipe, "call", None) or {}
-    return call.get("args", {}).get("k")
+def _trained_k(case: Case) -> int | float | None:
+    call = getattr(case.codec, "call", None)  # codecs that are no recipe's have none
+    return (call or {}).get("args", {}).get("k")
