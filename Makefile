@@ -43,11 +43,17 @@ notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) -m pytest -q -m notebook
 
-torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips; writes docs/torture.json
-	$(PY) bench/torture.py
+torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips (docs/measurements.md)
+	$(PY) bench/torture.py --record
 
-bench: $(STAMP)  ## harvest against the bare forward, memory against rows, steps; writes docs/bench.json
-	$(PY) bench/run.py
+torture-short: $(STAMP)  ## a few kills, a few flips
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m torture
+
+bench: $(STAMP)  ## harvest against the bare forward, memory against rows, steps (docs/measurements.md)
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) bench/harvest.py --record
+	$(PY) bench/memory.py --record
+	$(PY) bench/train.py --record
 
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
