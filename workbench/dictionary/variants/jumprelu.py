@@ -4,12 +4,12 @@ from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
 from ..core import Dictionary, Recipe
 
 KIND = "rows"
-SUITE = {"d": 16, "latents": 48, "k": 4, "init": 1.0, "width": 1.0}
+SUITE = {"d": 16, "latents": 48, "k": 4}
 RECOVERS = 0.8  # of planted atoms, in the suite
 
 
 def recipe(
-    d: int, latents: int, *, k: int = 32, l0: float = 100.0, init: float = 0.5, width: float = 0.5, warmup: float = 0.2
+    d: int, latents: int, *, k: int = 32, l0: float = 100.0, init: float = 1.0, width: float = 1.0, warmup: float = 0.2
 ) -> Recipe:
     """The mean L0 is driven to `k` by (L0 / k - 1)^2, weight `l0` reached over the first `warmup` share of the run.
 
