@@ -142,7 +142,7 @@ CASES = {
     "an unknown eval": (
         lambda h: evaluate.run({"a": h.sae}, ["no_such"], rows=h.test), ValueError, "choose from"),
     "a codec without a site": (
-        lambda h: wb.Case(wb.recipe("topk_auxk", d=32, latents=64).dictionary, None, h.test), ValueError, "no site"),
+        lambda h: wb.Case(wb.recipe("topk_auxk", d=32, latents=64).dictionary, None, h.test), ValueError, "site"),
     "tokens without a subject": (
         lambda h: wb.Case(h.sae, None, h.test, h.test.tokens), ValueError, "no subject"),
     "a latent that is none": (lambda h: edit.clamp(h.sae, 64, 1.0), ValueError, r"0\.\.63"),

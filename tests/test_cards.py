@@ -33,6 +33,7 @@ VOID = {"br", "wbr", "img"}
 class Subject:
     unembed = torch.eye(len(WORDS), 4)
     gain = torch.ones(4)
+    centred = False
 
     def words(self, ids):
         return [WORDS[i] for i in ids]

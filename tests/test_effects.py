@@ -13,6 +13,7 @@ class Subject:
 
     unembed = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [2.0, 2.0]])
     gain = torch.tensor([1.0, 10.0])
+    centred = False
 
     def words(self, ids):
         return ["abcd"[i] for i in ids]
@@ -92,3 +93,20 @@ def test_atoms_outside_the_residual_stream_are_refused():
     codec.target, codec.dictionary = None, torch.randn(3, 5)
     with pytest.raises(ValueError, match="atoms of width 5 do not fit an unembedding of width 2"):
         interpret.effects(codec, Subject(), top=1)
+
+
+def test_effects_on_a_layernorm_model_equal_its_head_less_the_base():
+    """Frozen denominator: the head's logits of h + atom less those of h, with the scale that h has."""
+    from models import tiny_gpt2, tiny_tokenizer
+
+    import workbench as wb
+    from workbench.subject.core import denominator
+
+    subject = wb.Subject(tiny_gpt2(), tiny_tokenizer())
+    atom = torch.randn(1, 32)
+    h = 1e4 * torch.randn(1, 32)  # so long that the atom does not move its norm
+    moved = subject.logits_of(h + atom) - subject.logits_of(h)
+    scale = denominator(subject._head()[0], h, subject.gain, subject.centred, subject.dtype)
+    mine = direct(atom - atom.mean(), subject.unembed, subject.gain) * scale
+    torch.testing.assert_close(mine, moved - moved.mean(), rtol=0.02, atol=2e-5)
+    assert subject.centred

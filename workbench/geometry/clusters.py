@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .neighbours import directions
 
-MOST = 20_000  # vectors: the distances of all pairs are held, 4 n^2 bytes
+MOST = 10_000  # vectors: all pairs are held, with their places 12 n^2 bytes
 
 
 def clusters(vectors: Float[Tensor, "n d"], *, cosine: float = 0.3, smallest: int = 3) -> Int[Tensor, " n"]:
@@ -16,7 +16,7 @@ def clusters(vectors: Float[Tensor, "n d"], *, cosine: float = 0.3, smallest: in
     Average linkage on cosine distance, cut where the mean cosine between two groups falls below `cosine`; groups of
     fewer than `smallest` vectors are no groups. Deterministic, no seed. Random directions in 576 dimensions have
     cosines of 0 ± 0.04.
-    Raises ValueError for more than 20,000 vectors, a cosine outside (-1, 1), or vectors without a direction.
+    Raises ValueError for more than 10,000 vectors, a cosine outside (-1, 1), or vectors without a direction.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 

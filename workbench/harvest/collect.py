@@ -104,6 +104,7 @@ def collect(
         "seed": seed,
         "exclusion": exclusion.to_json(),
         "dtype": stored,
+        "computed": str(subject.dtype),
         "batch": batch,
         "calibrate": calibrate,
         "shard_rows": max(SHARD // per_row if shard_rows is None else shard_rows, batch * length),

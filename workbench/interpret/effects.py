@@ -22,7 +22,7 @@ def effects(
     Columns: latent, sign (+1 promoted, -1 suppressed), rank (0 the strongest), token, id, effect.
     effect = W_U (gain * atom), less its mean over the vocabulary: logits per unit of activation, up to the factor
     1 / (size of the final residual vector) that the final norm divides by; that factor is the same for all tokens and
-    latents at a position and is held fixed, as are later layers, the norm's centring and a cap on the logits. So a
+    latents at a position and is held fixed, as are later layers and a cap on the logits; a norm's centring counts. So a
     late site is read well and an early one poorly.
     Raises ValueError for a latent that does not exist, or a codec whose atoms are not written to the residual stream.
     """
@@ -46,7 +46,7 @@ def effects(
                 f"atoms of width {atoms.shape[1]} do not fit an unembedding of width {d}: "
                 "give the subject the dictionary was trained on"
             )
-        effect = direct(atoms, unembed, gain)
+        effect = direct(atoms - atoms.mean(-1, keepdim=True) if subject.centred else atoms, unembed, gain)
         for sign in (1, -1):
             best = effect.topk(top, dim=-1, largest=sign > 0)
             parts.append(

@@ -266,11 +266,13 @@ def index(
 
 
 def codec_hash(codec: Codec, store: Any) -> str:
-    """What stands for a codec: its weights; a codec that is no module, by its atoms and what it says of 64 rows."""
-    if isinstance(codec, nn.Module):
-        return lineage.tensors_hash(codec.state_dict())
+    """What stands for a codec: its weights (its atoms when it is no module) and what it says of 64 rows.
+
+    What it says counts too, because not all that matters is a weight: the k of a TopK is not.
+    """
+    weights = codec.state_dict() if isinstance(codec, nn.Module) else {"atoms": codec.atoms()}
     said = codec.encode(store.gather(torch.arange(min(64, store.rows)), codec.site)).to_dense()
-    return lineage.tensors_hash({"atoms": codec.atoms(), "said": said})
+    return lineage.tensors_hash({f"weights.{name}": tensor for name, tensor in weights.items()} | {"said": said})
 
 
 def bin_edges() -> Float[np.ndarray, " edges"]:

@@ -95,10 +95,6 @@ class Subject:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device!r} was asked for, but torch sees no GPU: use device='cpu'")
         self.model.to(self.device)
-        if isinstance(dtype, str) and dtype in DTYPES:
-            dtype = DTYPES[dtype]
-        if isinstance(dtype, torch.dtype):
-            self.model.to(dtype)
         self.lock = threading.RLock()  # nnsight runs on greenlets: one trace at a time
         self._stops = 0
         self._fingerprint: str | None = None
@@ -114,9 +110,15 @@ class Subject:
         self._envoys = {id(envoy._module): envoy for envoy in self._nnsight.modules()}
         self._modules = dict(self.model.named_modules())
         self.exclusion = Exclusion()
-        self.dtype_note = f"{str(self.dtype).removeprefix('torch.')}, as given"
+        if dtype is not None:
+            self._fingerprint = (
+                self._weigh()
+            )  # of the weights as they came: the same model in another dtype is the same
         if dtype == "auto":
             self._choose_dtype()
+        else:
+            self.model.to(DTYPES[dtype] if isinstance(dtype, str) else dtype or self.dtype)
+            self.dtype_note = f"{str(self.dtype).removeprefix('torch.')}, as given"
 
     # ---- what it is
 
@@ -135,15 +137,14 @@ class Subject:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over weights, their dtype, the configuration and the tokenizer."""
+        """16 hex digits over the model's class, its weights as they came, and the tokenizer."""
         if self._fingerprint is None:
-            config = self.config.to_dict() if hasattr(self.config, "to_dict") else repr(self.model)
-            words = self.tokenizer.backend_tokenizer.to_str() if hasattr(self.tokenizer, "backend_tokenizer") else ""
-            drop = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
-            kept = {k: str(v) for k, v in config.items() if k not in drop} if isinstance(config, dict) else config
-            weights = lineage.tensors_hash(self.model.state_dict())
-            self._fingerprint = lineage.fingerprint([weights, kept, words])
+            self._fingerprint = self._weigh()
         return self._fingerprint
+
+    def _weigh(self) -> str:
+        words = self.tokenizer.backend_tokenizer.to_str() if hasattr(self.tokenizer, "backend_tokenizer") else ""
+        return lineage.fingerprint([type(self.model).__name__, lineage.tensors_hash(self.model.state_dict()), words])
 
     def __repr__(self) -> str:
         return f"Subject({self.name}, {self.layers} layers, d={self.d}, {self.dtype_note}, {self.device})"
@@ -502,6 +503,11 @@ class Subject:
     def gain(self) -> Float[Tensor, " d"]:
         """The final norm's gain per entry: `unembed * gain` reads the normalised residual stream."""
         return frozen(self._head()[0], self.d or 0, self.dtype, self.device)[0]
+
+    @property
+    def centred(self) -> bool:
+        """Whether the final norm removes the mean over entries (LayerNorm does, RMSNorm does not)."""
+        return frozen(self._head()[0], self.d or 0, self.dtype, self.device)[1]
 
     @torch.no_grad()
     def logits_of(self, h: Float[Tensor, "*row d"]) -> Float[Tensor, "*row vocab"]:
