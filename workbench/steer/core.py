@@ -1,7 +1,7 @@
 """Steering beside its controls: what the push does to target tokens, to the prediction, and to the text."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import exp
+from math import exp, inf, log, nan
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -84,9 +84,11 @@ def choose(
     begins = torch.searchsorted(latent, torch.arange(codec.latents + 1))
     for one in fit.nonzero()[:, 0].tolist():
         span = slice(int(begins[one]), int(begins[one + 1]))
-        most = times[span].topk(min(top, span.stop - span.start))
-        targets = token[span][most.indices]
-        score = float(most.values.sum() / fired[one] - base[targets].sum() / count)
+        if span.start == span.stop:
+            continue  # only common tokens follow it
+        commonest = times[span].topk(min(top, span.stop - span.start))
+        targets = token[span][commonest.indices]
+        score = float(commonest.values.sum() / fired[one] - base[targets].sum() / count)
         if score > best.score:
             best = Choice(one, targets.tolist(), score)
     if best.latent < 0:
@@ -175,28 +177,32 @@ def verdict(table: "DataFrame", *, limit: float = 2.0) -> "DataFrame":
     """Per seed: is the target likelier than under the random push of equal norm, and than under none, at the largest
     strength whose perplexity stays below `limit` times the clean one?
 
-    Columns: seed, strength, clean, steered, random (target probabilities), perplexity_ratio, holds. A seed whose
-    smallest strength is already beyond the limit does not hold.
+    Columns: seed, strength, clean, steered, random (target probabilities), perplexity_ratio, reaches_limit (the
+    strength at which perplexity would cross the limit, its logarithm taken as linear between strengths; infinite when
+    it never does), holds. A seed whose smallest strength is already beyond the limit does not hold.
     """
     import pandas as pd
 
-    rows = []
-    for seed, part in table.groupby("seed"):
-        clean = part[part["arm"] == "none"].iloc[0]
-        steered = part[part["arm"] == "steered"].set_index("strength").sort_index()
-        random = part[part["arm"] == "random"].set_index("strength")["target_probability"]
-        ratio = steered["perplexity"] / clean["perplexity"]
-        beyond = ratio >= limit
-        within = ratio[~beyond.cummax()]
-        strength = float(within.index[-1]) if len(within) else float("nan")
-        row = {"seed": seed, "strength": strength, "clean": float(clean["target_probability"])}
-        if len(within):
+    rows, records = [], table.to_dict("records")
+    for seed in dict.fromkeys(r["seed"] for r in records):
+        part = sorted((r for r in records if r["seed"] == seed), key=lambda r: r["strength"])
+        clean = next(r for r in part if r["arm"] == "none")
+        random = {r["strength"]: r["target_probability"] for r in part if r["arm"] == "random"}
+        row = {"seed": seed, "strength": nan, "clean": clean["target_probability"], "steered": nan, "random": nan}
+        row |= {"perplexity_ratio": nan, "reaches_limit": inf, "holds": False}
+        before, height = 0.0, 0.0  # the strength before, and log of its perplexity ratio
+        for one in (r for r in part if r["arm"] == "steered" and r["strength"] > 0):
+            strength, up = one["strength"], log(one["perplexity"] / clean["perplexity"])
+            if up >= log(limit):
+                row["reaches_limit"] = before + (strength - before) * (log(limit) - height) / (up - height)
+                break
+            probability = one["target_probability"]
+            row |= {"strength": strength, "steered": probability, "random": random[strength]}
             row |= {
-                "steered": float(steered.loc[strength, "target_probability"]),
-                "random": float(random[strength]),
-                "perplexity_ratio": float(ratio[strength]),
+                "perplexity_ratio": exp(up),
+                "holds": probability > max(random[strength], clean["target_probability"]),
             }
-        row["holds"] = bool(len(within)) and row["steered"] > max(row["random"], row["clean"])
+            before, height = strength, up
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -211,15 +217,23 @@ def continuations(
     seed: int = 0,
     temperature: float = 0.7,
 ) -> "DataFrame":
-    """The same prompt continued without an edit, with it, and with the random push of equal norm; one text each."""
+    """The same prompt continued without an edit, with it, and with the random push of equal norm; one text each.
+
+    Columns: arm, text, and perplexity: the unedited model's on the new tokens. Low is not good by itself, a text that
+    repeats itself is easy to foretell; `compare` measures the edited model on text that people wrote.
+    """
     import pandas as pd
 
-    arms = {"none": {}, "steered": {site: edit}, "random": {site: equal_norm(edit, seed=seed)}}
-    texts = {
-        arm: subject.generate(prompt, edits, new=new, seed=seed, temperature=temperature).new_texts[0]
-        for arm, edits in arms.items()
-    }
-    return pd.DataFrame({"arm": list(texts), "text": list(texts.values())})
+    arms: dict[str, dict[Site | str, Edit]] = {
+        "none": {}, "steered": {site: edit}, "random": {site: equal_norm(edit, seed=seed)}
+    }  # fmt: skip
+    start = subject.tokens(prompt).ids.shape[1]
+    rows = []
+    for arm, edits in arms.items():
+        made = subject.generate(prompt, edits, new=new, seed=seed, temperature=temperature)
+        nats = float(subject.nll(made.tokens)[0, start:].mean())
+        rows.append({"arm": arm, "text": made.new_texts[0], "perplexity": exp(nats)})
+    return pd.DataFrame(rows)
 
 
 def figure(table: "DataFrame") -> "Figure":
@@ -233,26 +247,26 @@ def figure(table: "DataFrame") -> "Figure":
     }
     made = make_subplots(rows=1, cols=3, subplot_titles=list(panels.values()), horizontal_spacing=0.08)
     colors = {"steered": "#2f6fde", "random": "#98a2b3"}
-    clean = table[table["arm"] == "none"]
+    records = table.to_dict("records")
     for column, metric in enumerate(panels, start=1):
         for arm, color in colors.items():
-            part = table[table["arm"] == arm]
-            mean = part.groupby("strength")[metric].mean()
-            shared = {"legendgroup": arm, "name": arm, "marker": {"color": color}}
-            made.add_scatter(
-                x=mean.index,
-                y=mean,
-                mode="lines",
-                line={"color": color},
-                showlegend=column == 1,
-                **shared,
-                row=1,
-                col=column,
-            )
-            made.add_scatter(
-                x=part["strength"], y=part[metric], mode="markers", showlegend=False, **shared, row=1, col=column
-            )
-        made.add_hline(y=float(clean[metric].mean()), line_dash="dot", line_color="#888", row=1, col=column)
+            found: dict[float, list[float]] = {}
+            for r in records:
+                if r["arm"] == arm:
+                    found.setdefault(r["strength"], []).append(r[metric])
+            levels = sorted(found)
+            shared = {"legendgroup": arm, "name": arm, "marker": {"color": color}, "row": 1, "col": column}
+            means = [sum(found[s]) / len(found[s]) for s in levels]
+            made.add_scatter(x=levels, y=means, mode="lines", showlegend=column == 1, **shared)
+            points = [(s, value) for s in levels for value in found[s]]
+            x, y = [s for s, _ in points], [value for _, value in points]
+            made.add_scatter(x=x, y=y, mode="markers", showlegend=False, **shared)
+        clean = [r[metric] for r in records if r["arm"] == "none"]
+        line = {"dash": "dot", "color": "#888"}
+        ends, level = [0, max(r["strength"] for r in records)], sum(clean) / len(clean)
+        made.add_scatter(
+            x=ends, y=[level, level], mode="lines", line=line, name="no edit", showlegend=False, row=1, col=column
+        )
         made.update_xaxes(title="strength", row=1, col=column)
     seeds = table["seed"].nunique()
     made.update_layout(
