@@ -1,6 +1,7 @@
 """The model under study: read it, run it with edits, generate, differentiate, finish it from the middle."""
 
 import gc
+import inspect
 import logging
 import threading
 import time
@@ -103,6 +104,9 @@ class Subject:
         has_ids = hasattr(self.model, "get_input_embeddings") and getattr(text_config, "vocab_size", None)
         self.vocab: int | None = int(text_config.vocab_size) if text_config is not None and has_ids else None
         self._probe = probe
+        self._arguments = list(inspect.signature(type(self.model).forward).parameters)[
+            1:
+        ]  # the class's: nnsight wraps ours
         self.plan: Plan = self._resolve(sites)
         self.layers = len(self.plan.blocks)
         self.d: int | None = self.plan.widths[self.plan.embed][-1] if self.plan.embed else None
@@ -574,29 +578,21 @@ class Subject:
             if not isinstance(tokens, Tensor):
                 raise ValueError(f"{self.name} takes a tensor, got {type(tokens).__name__}")
             value = tokens.to(self.device, self.dtype) if tokens.is_floating_point() else tokens.to(self.device)
-            return {self._first_argument(): value}, None
+            return {self._arguments[0]: value}, None
         known = tokens if past is not None else self.tokens(tokens)
         inputs: dict[str, Any] = {"input_ids": known.ids}
         padded = not bool(known.mask.all())
         if past is not None:
             inputs |= {"past_key_values": past, "use_cache": True}
-        elif "use_cache" in self._arguments():
+        elif "use_cache" in self._arguments:
             inputs["use_cache"] = False
         if padded:
             inputs["attention_mask"] = known.mask.long()
-            if "position_ids" in self._arguments():
+            if "position_ids" in self._arguments:
                 inputs["position_ids"] = Tokens(known.mask, known.mask).positions[:, -known.ids.shape[1] :]
             elif not bool(known.mask[:, 0].all()):
                 raise ValueError(f"{self.name} takes no position_ids: pad on the right")
         return inputs, known
-
-    def _arguments(self) -> dict[str, Any]:
-        import inspect
-
-        return dict(inspect.signature(self.model.forward).parameters)
-
-    def _first_argument(self) -> str:
-        return next(iter(self._arguments()))
 
     def _resolve(self, sites: Mapping[str, str] | None) -> Plan:
         first, second = self._probes()
@@ -611,7 +607,7 @@ class Subject:
         """Two inputs that differ at the first position only."""
         if self._probe is not None:
             other = self._probe.clone()
-            other[:, 0] = other[:, 0] + 1
+            other[:, 0] = -1.5 * other[:, 0] + 0.5  # a mere shift would vanish in a LayerNorm
             return self._probe, other
         if self.vocab is not None:
             ids = (torch.arange(10) * 7 + 5)[None] % self.vocab

@@ -403,15 +403,15 @@ def verify(found: Plan, calls: Mapping[str, Call], trusted: set[str]) -> None:
 
 
 def draw(model: nn.Module, calls: Mapping[str, Call], most: int = 60) -> str:
-    """The module tree with the shapes that went through, repeated layers shown once."""
+    """The module tree with the shapes that went through; layers alike are shown once, by the first."""
     lines, seen = [], set()
     for path, module in model.named_modules():
-        shape = ".".join("{layer}" if part.isdecimal() else part for part in path.split("."))
-        if not path or shape in seen:
-            continue
-        seen.add(shape)
         c = calls.get(path)
         x, y = (tuple(t.shape[1:]) if c and t is not None else "-" for t in ((c.x, c.y) if c else (None, None)))
-        lines.append(f"  {'  ' * shape.count('.')}{shape} ({type(module).__name__}) {x} -> {y}")
+        kind = ".".join("*" if part.isdecimal() else part for part in path.split(".")), type(module).__name__, x, y
+        if not path or kind in seen:
+            continue
+        seen.add(kind)
+        lines.append(f"  {'  ' * path.count('.')}{path} ({type(module).__name__}) {x} -> {y}")
     more = f"\n  ... and {len(lines) - most} more" if len(lines) > most else ""
     return "\n".join(lines[:most]) + more
