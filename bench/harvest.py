@@ -1,13 +1,13 @@
 """Harvest to disk against the bare truncated forward on the same tokens, interleaved in one run.
 
-    python bench/harvest.py [--subject smollm2-135m] [--site 8.resid] [--texts 240] [--rounds 4] [--dtype bfloat16]
+    python bench/harvest.py [--subject smollm2-135m] [--site 8.resid] [--texts 480] [--rounds 3] [--dtype bfloat16]
 
 Three ways over the same batches, taken in turn: the model's own blocks up to the site and nothing else (bare),
-`subject.read` (nnsight, float32), and `collect` from call to finished store. Ratios are of tokens per second, bare = 1.
+`subject.read` (nnsight, float32), and `collect` from call to finished store. Ratios are of tokens per second in the
+least disturbed round of each, bare = 1.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -61,8 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", default="smollm2-135m")
     parser.add_argument("--site", default="8.resid")
-    parser.add_argument("--texts", type=int, default=240, help="token rows in a round")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=480, help="token rows in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
@@ -107,14 +107,15 @@ def main() -> None:
             print(f"round {i + 1} {name}: {wall[name][-1]:.2f} s wall, {cpu[name][-1]:.2f} s CPU", flush=True)
     rows = []
     for name in ways:
-        w, c = statistics.median(wall[name]), statistics.median(cpu[name])
+        w, c = min(wall[name]), min(cpu[name])  # the least disturbed round
         rows.append(
             {
                 "way": name,
+                "threads": torch.get_num_threads(),
                 "tokens/s": tokens / w,
                 "tokens/CPU s": tokens / c,
-                "ratio wall": statistics.median(a / b for a, b in zip(wall["bare forward"], wall[name], strict=True)),
-                "ratio CPU": statistics.median(a / b for a, b in zip(cpu["bare forward"], cpu[name], strict=True)),
+                "ratio wall": min(wall["bare forward"]) / w,
+                "ratio CPU": min(cpu["bare forward"]) / c,
             }
         )
     print(
@@ -122,9 +123,9 @@ def main() -> None:
         f"round, {options.rounds} rounds, {torch.get_num_threads()} threads; cutting the texts took {cutting:.2f} s"
     )
     for row in rows:
-        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v:16s}" for k, v in row.items()))
+        print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v!s:16}" for k, v in row.items()))
     if options.record:
-        command = "python bench/harvest.py --record"
+        command = " ".join(["python bench/harvest.py", *sys.argv[1:]])
         tested = ["workbench/harvest/*.py", "workbench/subject/*.py", "workbench/lineage.py", "bench/harvest.py"]
         print(record("harvest", command, rows, tested))
 

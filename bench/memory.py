@@ -139,7 +139,7 @@ def main() -> None:
         print("  ".join(f"{k}: {v:.1f}" if isinstance(v, float) else str(v) for k, v in row.items()))
     if options.record:
         tested = ["workbench/harvest/*.py", "workbench/dictionary/training.py", "bench/memory.py"]
-        print(record("memory", "python bench/memory.py --record", table, tested))
+        print(record("memory", " ".join(["python bench/memory.py", *sys.argv[1:]]), table, tested))
 
 
 if __name__ == "__main__":
