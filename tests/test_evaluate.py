@@ -82,6 +82,19 @@ def test_fvu_is_squared_error_over_torch_var_far_from_the_origin_too(n, d, offse
     assert found == pytest.approx(float(error / x.double().var(0).sum() / (n - 1)), rel=1e-3)
 
 
+def test_variance_is_about_the_mean_of_the_rows_at_hand_not_of_the_store(monkeypatch):
+    """A held-out view may be centred elsewhere than the store whose mean is used to keep digits."""
+    x, _ = plain_codecs.planted(200, 12, 16, 2)
+    found = {}
+    for offset in (0.0, 5.0):
+        monkeypatch.setattr(MemoryRows, "mean", lambda self, site, offset=offset: self.x.mean(0) + offset)
+        score = reconstruction(Case(plain_codecs.random(12, 16), None, MemoryRows(x)))["fvu"]
+        found[offset] = (score.value, score.low, score.high)
+    error = (plain_codecs.random(12, 16).reconstruct(x) - x).square().sum()
+    assert found[5.0] == pytest.approx(found[0.0], rel=1e-6)
+    assert found[5.0][0] == pytest.approx(float(error / x.var(0).sum() / 199), rel=1e-5)
+
+
 def test_scaled_by_a_tenth_less_gives_gamma_and_ratio_nine_tenths():
     found = reconstruction(Case(plain_codecs.scaled(8, 0.9), None, MemoryRows(torch.randn(50, 8) + 1)))
     assert found["gamma"].value == pytest.approx(0.9) and found["norm_ratio"].value == pytest.approx(0.9)
@@ -165,6 +178,13 @@ def test_what_fires_once_in_many_documents_is_alive():
     z[2999, 0] = z[0, 1] = 1
     assert dead(planted_code(z))["dead_share"].value == pytest.approx(1 / 3)
     assert planted_code(z).scanned[1].counts.sum(0).tolist() == [1, 1, 0]
+
+
+def test_many_documents_are_counted_in_64_groups_of_whole_documents():
+    rows = MemoryRows(torch.ones(1000, 2))  # 100 documents of ten rows
+    fired = Case(plain_codecs.identity(2), None, rows).scanned[1]
+    assert fired.rows.tolist() == [20] * 36 + [10] * 28 and fired.unit == "group of 1.56 documents"
+    assert torch.equal(fired.counts, fired.rows[:, None].expand(-1, 2))
 
 
 # ---- intervals
@@ -422,7 +442,9 @@ def test_the_figure_shows_every_value_with_its_interval_and_the_chance_level():
     fvu = table[table["metric"] == "fvu"]
     assert list(points[0].x) == list(fvu["value"])
     assert points[0].error_x.array[1] == pytest.approx(float(fvu["high"].iloc[1] - fvu["value"].iloc[1]))
-    assert [list(t.x) for t in figure.data if t.mode == "lines"] == [[1.0, 1.0]]
+    assert list(points[0].marker.color) == list(points[1].marker.color) and len(set(points[0].marker.color)) == 2
+    (line,) = figure.layout.shapes  # fvu has a chance level, l0 has none
+    assert line.x0 == line.x1 == 1.0 and [a.text for a in figure.layout.annotations][2:] == ["mean only"]
     assert "lower is better" in figure.layout.annotations[0].text
     with pytest.raises(ValueError, match="it holds fvu"):
         evaluate.compare(table, ["nothing"])

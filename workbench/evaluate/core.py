@@ -27,6 +27,8 @@ COLUMNS = (
     "share_excluded", "resampled", "seconds",
 )  # fmt: skip
 
+PALETTE = ("#3367a8", "#d9822b", "#2d8a5b", "#a8456b", "#6f5bb0", "#7a6a4f", "#2a8fa3", "#555f6e")  # by dictionary
+
 
 def run(
     cases: Sequence[Case] | Mapping[str, Codec],
@@ -100,7 +102,11 @@ def held_out(rows: Rows, texts: int = 96, *, seed: int = 0) -> tuple[Tokens, Int
 
 
 def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> "Figure":
-    """One panel per metric: each dictionary's value with its interval, and the chance level as a dotted line."""
+    """One panel per metric: each dictionary's value with its interval, in its colour; dotted, the chance level.
+
+    The dotted line, "mean only", is the value of a dictionary that knows only the mean.
+    Raises ValueError for a metric that the table lacks.
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -112,6 +118,7 @@ def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> "Figure
     parts = {metric: [r for r in records if r["metric"] == metric] for metric in shown}
     titles = [f"{m} ({part[0]['unit']}; {arrow[part[0]['direction']]})" for m, part in parts.items()]
     order = list(dict.fromkeys(r["dictionary"] for r in records))[::-1]
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(reversed(order))}
     height = 70 + 26 * len(order)  # pixels of a panel
     gap = 0 if len(shown) == 1 else 50 / (len(shown) * height)
     figure = make_subplots(rows=len(shown), cols=1, subplot_titles=titles, vertical_spacing=gap)
@@ -123,17 +130,13 @@ def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> "Figure
             "arrayminus": [max(0.0, r["value"] - r["low"]) for r in part],
         }
         points = {"x": [r["value"] for r in part], "y": [r["dictionary"] for r in part]}
-        figure.add_trace(
-            go.Scatter(**points, error_x=bars, mode="markers", marker_color="#3367a8", showlegend=False), i, 1
-        )
+        marker = {"color": [colors[r["dictionary"]] for r in part], "size": 8}
+        bars["color"] = "#98a2b3"  # one colour per trace: the points carry the dictionary's
+        figure.add_trace(go.Scatter(**points, error_x=bars, mode="markers", marker=marker, showlegend=False), i, 1)
         for chance in {r["chance"] for r in part if r["chance"] == r["chance"]}:  # one that is not NaN
-            line = [chance, chance], [order[0], order[-1]]
-            figure.add_trace(
-                go.Scatter(
-                    x=line[0], y=line[1], mode="lines", line={"dash": "dot", "color": "#888"}, showlegend=False,
-                    hovertext="knows only the mean",
-                ), i, 1,
-            )  # fmt: skip
+            panel: dict[str, Any] = {"row": i, "col": 1}  # plotly's stubs want text here
+            label = {"text": "mean only", "font": {"size": 10, "color": "#667085"}, "yanchor": "top"}
+            figure.add_vline(chance, line={"dash": "dot", "color": "#888"}, annotation=label, **panel)
         figure.update_yaxes(categoryorder="array", categoryarray=order, row=i, col=1)
     figure.update_layout(height=60 + len(shown) * height, margin={"l": 10, "r": 10, "t": 40, "b": 30})
     return figure

@@ -100,7 +100,7 @@ class Subject:
         self._stops = 0
         self._fingerprint: str | None = None
         self.config = getattr(self.model, "config", None)
-        text_config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+        text_config = self._text_config()
         has_ids = hasattr(self.model, "get_input_embeddings") and getattr(text_config, "vocab_size", None)
         self.vocab: int | None = int(text_config.vocab_size) if text_config is not None and has_ids else None
         self._probe = probe
@@ -271,7 +271,7 @@ class Subject:
     def _run(
         self,
         tokens: Any,
-        edits: Edits,
+        edits: Mapping[Any, Edit],
         read: Sequence[Site],
         *,
         past: Any = None,
@@ -287,7 +287,7 @@ class Subject:
         with self._tracing():
             with self._nnsight.trace(**inputs):
                 for site in ordered:
-                    h = self._get(site)
+                    h: Any = self._get(site)
                     if site in changes:
                         h = changes[site](h, self._at(site, h, ids, positions, real, keep, prompt))
                         self._set(site, h)
@@ -456,7 +456,8 @@ class Subject:
                 if not whole:
                     self._set(site, value)
                 for s in ordered:
-                    found[s] = (value if s == site else self._get(s)).save()
+                    kept: Any = value if s == site else self._get(s)
+                    found[s] = kept.save()
                 output = self._nnsight.output.save()
             self._sweep()
         return Run(_logits(output), found)
@@ -547,14 +548,14 @@ class Subject:
         scale = denominator(norm, h[last], gain, centred, self.dtype)
         effects = []
         for layer in range(self.layers):
-            projection = self._modules[self.plan.port(Site(layer, "heads")).path]
-            weight = projection.weight.float()  # type: ignore[union-attr, operator]
+            projection: Any = self._modules[self.plan.port(Site(layer, "heads")).path]
+            weight = projection.weight.float()
             weight = weight if type(projection).__name__ == "Conv1D" else weight.T  # (in, out)
             out, through, local = self.plan.port(Site(layer, "attn_out")).path, w, scale
             inner = self._modules[out]
             if not resolve.has_matrix(inner):  # a norm after attention: its denominator is frozen too
                 raw = h[Site(layer, "heads")] @ weight
-                raw = raw if projection.bias is None else raw + projection.bias.float()  # type: ignore[operator]
+                raw = raw if projection.bias is None else raw + projection.bias.float()
                 own, own_centred = frozen(inner, self.d or 0, self.dtype, self.device)
                 through = w * own - (w * own).mean() if own_centred else w * own
                 local = scale * denominator(inner, raw, own, own_centred, self.dtype)
@@ -563,9 +564,13 @@ class Subject:
             effects.append(torch.einsum("tphw,hw->tph", each, by_head) * local[..., None])
         return torch.stack(effects, 2)
 
+    def _text_config(self) -> Any:
+        """The configuration of the language part of a model that also sees, else the model's own."""
+        config: Any = self.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
     def _heads(self) -> int:
-        config = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
-        count = getattr(config, "num_attention_heads", None)
+        count = getattr(self._text_config(), "num_attention_heads", None)
         if count is None or "heads" not in self.plan.streams:
             raise ValueError(self.plan.missing("heads"))
         return int(count)
@@ -643,7 +648,7 @@ class Subject:
     def _envoy(self, path: str) -> Any:
         return self._envoys[id(self._modules[path])]
 
-    def _get(self, site: Site) -> Tensor:
+    def _get(self, site: Site) -> Any:  # a Tensor, on which nnsight mounts `.save`
         port = self.plan.port(site)
         envoy = self._envoy(port.path)
         value = envoy.input if port.side == "in" else envoy.output
