@@ -95,6 +95,14 @@ def test_variance_is_about_the_mean_of_the_rows_at_hand_not_of_the_store(monkeyp
     assert found[5.0][0] == pytest.approx(float(error / x.var(0).sum() / 199), rel=1e-5)
 
 
+def test_the_store_s_mean_only_keeps_digits_it_decides_nothing():
+    x = torch.randn(80, 4) + 3
+    rows = MemoryRows(x)
+    rows.mean = lambda site: torch.tensor([9.0, -2.0, 0.0, 5.0])
+    a, b = (reconstruction(Case(plain_codecs.scaled(4, 0.8), None, r))["fvu"] for r in (rows, MemoryRows(x)))
+    assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), rel=1e-6)
+
+
 def test_scaled_by_a_tenth_less_gives_gamma_and_ratio_nine_tenths():
     found = reconstruction(Case(plain_codecs.scaled(8, 0.9), None, MemoryRows(torch.randn(50, 8) + 1)))
     assert found["gamma"].value == pytest.approx(0.9) and found["norm_ratio"].value == pytest.approx(0.9)
@@ -185,6 +193,15 @@ def test_many_documents_are_counted_in_64_groups_of_whole_documents():
     fired = Case(plain_codecs.identity(2), None, rows).scanned[1]
     assert fired.rows.tolist() == [20] * 36 + [10] * 28 and fired.unit == "group of 1.56 documents"
     assert torch.equal(fired.counts, fired.rows[:, None].expand(-1, 2))
+
+
+def test_documents_take_turns_in_64_groups():
+    z = torch.zeros(660, 2)  # 66 documents: the last two join the first two groups
+    z[[0, 645, 655], 0] = 1
+    fired = planted_code(z).scanned[1]
+    assert fired.counts.shape == (64, 2) and fired.counts[:, 0].nonzero()[:, 0].tolist() == [0, 1]
+    assert fired.counts[:2, 0].tolist() == [2, 1] and fired.rows[:3].tolist() == [20, 20, 10]
+    assert fired.unit == "group of 1.03 documents"
 
 
 # ---- intervals
