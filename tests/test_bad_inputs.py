@@ -94,7 +94,7 @@ CASES = {
     "a mapping to nothing": (
         lambda h: wb.Subject(tiny_llama(), sites={"mlp_out": "nothing.{layer}:out"}), ValueError, "does not run"),
     "another model's dictionary": (
-        lambda h: wb.dictionary_check(h.sae, h.other), ValueError, "was trained on the subject"),
+        lambda h: wb.check(h.sae, h.other), ValueError, "was trained on the subject"),
     # text
     "text without a tokenizer": (lambda h: wb.Subject(tiny_llama()).run("w1 w2"), ValueError, "no tokenizer"),
     "no text": (lambda h: h.subject.run([]), ValueError, "at least one"),
@@ -154,10 +154,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_one_clear_line(name, house, monkeypatch):
-    from workbench import dictionary
-
-    monkeypatch.setattr(wb, "dictionary_check", dictionary.check, raising=False)
+def test_a_mistake_is_one_clear_line(name, house):
     act, kind, says = CASES[name]
     before = kept(house)
     with pytest.raises(kind, match=says) as caught:

@@ -20,6 +20,8 @@ DOORS = {
     "corpus": "harvest",
     "recipe": "dictionary",
     "train": "dictionary",
+    "start": "dictionary",
+    "check": "dictionary",
     "load": "dictionary",
     "Dictionary": "dictionary",
     "Case": "evaluate",
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer
     from .batch import Batch, Exclusion, Tokens
     from .code import Code, Codec
-    from .dictionary import Dictionary, load, recipe, train
+    from .dictionary import Dictionary, check, load, recipe, start, train
     from .edit import Edit
     from .evaluate import Case
     from .harvest import Store, collect, corpus
