@@ -40,3 +40,16 @@ def write(path: Path, *, fails: bool = False) -> Path:
     )
     nbformat.write(notebook, path)
     return path
+
+
+def write_slow(path: Path) -> Path:
+    """A notebook whose second cell ends quickly and whose third does not; it names no kernel."""
+    cells = [
+        new_markdown_cell("# Does it stop?"),
+        new_code_cell("rest = 300  # seconds", metadata={"tags": ["parameters"]}),
+        new_code_cell("import os\nprint('kernel', os.getpid())"),
+        new_code_cell("import time\ntime.sleep(rest)"),
+        new_markdown_cell("It stopped, which shows"),
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path

@@ -1,13 +1,21 @@
 """A notebook becomes a page: whole, sealed, honest about failure."""
 
+import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
+import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import notebooks
 from workbench import cli, lineage, report
+from workbench.report.page import figure, settings
+from workbench.report.run import check, masked, write_index
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +31,7 @@ def test_results_parameters_and_files_are_kept(done):
     assert record["parameters"] == {"rows": 5}
     assert record["values"] == {"rows": 5}
     assert record["seconds"] > 0
+    assert record["status"] == "complete"
     index = (done.html.parent / "index.html").read_text()
     assert f'href="{done.html.name}"' in index
     assert "rows 5" in index
@@ -38,10 +47,13 @@ def test_the_page_is_sealed_and_shows_everything(done):
     assert "step 2/2" in html
     assert "step 1/2" not in html, "a progress bar leaves its last state only"
     assert "must not show" not in html
-    assert re.search(r"<th>rows</th><td>5</td>", html), "injected parameters win"
+    assert re.search(r'<th>rows</th><td><code>5</code></td><td class="note">points<', html), "injected parameters win"
     assert "import pandas" not in html, "code is hidden"
     assert "</script><b>" not in html.split("<main>")[1], "data cannot end a script"
     assert str(done.html.parent) not in html
+    assert sys.prefix not in html
+    for part in ("(hash ", "torch ", "Commit", " cores"):
+        assert part in html.split("<footer>")[1]
 
 
 def test_code_shows_on_request(done):
@@ -80,14 +92,135 @@ def test_wrong_parameters_are_refused_in_one_line(tmp_path, capsys, arguments, s
 
 
 def test_an_integer_fits_a_float_parameter(tmp_path):
-    from workbench.report.run import check
-
     check(notebooks.write(tmp_path / "n.ipynb"), {"lr": 1, "smoke": True})
 
 
-def test_a_missing_notebook_is_one_line(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path / "none.ipynb")]) == 2
-    assert "there is no notebook" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no notebook"),
+        ("", "is no notebook that can be run"),
+        ("{}", "is no notebook that can be run"),
+        ("plain text", "is no notebook that can be run"),
+        ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "odd"}]}', "is no notebook"),
+    ],
+)
+def test_what_is_no_notebook_is_one_line(tmp_path, capsys, content, says):
+    if content is not None:
+        (tmp_path / "n.ipynb").write_text(content)
+    assert cli.main(["report", str(tmp_path / "n.ipynb"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_parameters_must_be_plain_values(tmp_path):
+    cell = new_code_cell("rows = 2 * 3", metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "n.ipynb")
+    with pytest.raises(ValueError, match="plain values"):
+        check(tmp_path / "n.ipynb", {})
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(tmp_path, capsys):
+    (tmp_path / "out").write_text("in the way")
+    source = notebooks.write_slow(tmp_path / "n.ipynb")
+    assert cli.main(["report", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert "out" in capsys.readouterr().err
+
+
+def test_a_cell_that_takes_too_long_is_a_failed_run_with_its_page(tmp_path):
+    done = report.run(notebooks.write_slow(tmp_path / "slow.ipynb"), {}, tmp_path, timeout=1.0, progress=False)
+    assert done.error == "a cell took longer than 1 s"
+    html = done.html.read_text()
+    assert "Stopped: a cell took longer than 1 s" in html
+    assert re.search(r"kernel \d+", html)
+    assert "which shows" not in html, "text after the failure speaks of what never came"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_by_hand_or_scheduler_leaves_page_and_no_kernel(tmp_path, how):
+    source, out = notebooks.write_slow(tmp_path / "slow.ipynb"), tmp_path / "out"
+    command = [sys.executable, "-m", "workbench.cli", "report", str(source), "--out", str(out)]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+    begun, end = "", time.monotonic() + 60
+    while not begun and time.monotonic() < end:
+        time.sleep(0.2)
+        if (out / "slow.ipynb").is_file():
+            begun = "".join(re.findall(r"kernel (\d+)", (out / "slow.ipynb").read_text()))
+    running.send_signal(how)
+    assert running.wait(30) == 1, (tmp_path / "log").read_text()
+    assert "stopped by hand" in (out / "index.html").read_text()
+    assert "Stopped: stopped by hand" in (out / "slow.html").read_text()
+    assert not psutil.pid_exists(int(begun))
+
+
+def test_a_damaged_record_is_a_row_and_the_rest_stays(done, tmp_path):
+    for path in done.html.parent.glob("*.results.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "bad.results.json").write_bytes(path.read_bytes()[:-9])
+    index = write_index(tmp_path).read_text()
+    assert "bad.results.json is damaged" in index
+    assert f'href="{done.html.name}"' in index
+
+
+def test_folders_of_this_machine_are_masked(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("WORKBENCH_CACHE", "/home/ada/.cache/wb")
+    text = f"{tmp_path}/a.py {tmp_path} /home/ada/x /home/ada/.cache/wb/models /home/adam {sys.prefix}/lib sub/home/ada"
+    assert masked(text) == "./a.py . ~/x [cache]/models /home/adam [python]/lib sub/home/ada"
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.chdir("/")
+    assert masked("a // b http://c.d/e") == "a // b http://c.d/e"
+
+
+def test_parameters_keep_their_source_and_remark():
+    source = "a = 'x # y'  # a remark\nb: list = [\n    1,\n    2,\n]\nc = 600_000\nprint(a)\nd.e = 3\n"
+    cells = [
+        new_code_cell(source, metadata={"tags": ["parameters"]}),
+        new_code_cell("# Parameters\na = 'é'\n", metadata={"tags": ["injected-parameters"]}),
+    ]
+    assert settings(new_notebook(cells=cells)) == {
+        "a": ("'é'", "a remark"), "b": ("[\n    1,\n    2,\n]", ""), "c": ("600_000", ""),
+    }  # fmt: skip
+
+
+def test_pictures_come_in_and_what_lies_elsewhere_is_named(tmp_path):
+    (tmp_path / "dot.png").write_bytes(b"dot")
+    addresses = ("dot.png", "https://example.org/b.png", "attachment:c.gif", "gone.png", "attachment:e.png")
+    text = "# T\n\n" + " ".join(f"![picture]({address})" for address in addresses)
+    cell = new_markdown_cell(text, attachments={"c.gif": {"image/gif": "Z2lm"}})
+    html = (
+        "<script src='https://example.org/x.js'></script><iframe src='//example.org'></iframe><script>here()</script>"
+    )
+    output = new_output("display_data", {"text/html": html})
+    nbformat.write(new_notebook(cells=[cell, new_code_cell("x", outputs=[output])]), tmp_path / "n.ipynb")
+    made = report.page(tmp_path / "n.ipynb")
+    assert "data:image/png;base64,ZG90" in made
+    assert "data:image/gif;base64,Z2lm" in made
+    for address in ("https://example.org/b.png", "gone.png", "e.png", "https://example.org/x.js", "//example.org"):
+        assert f"it lies elsewhere: {address}]" in made
+        assert f'src="{address}"' not in made
+    assert "here()" in made
+    assert "default-src 'none'" in made
+
+
+def test_sections_are_listed_when_there_are_several():
+    cells = [new_markdown_cell("# T")] + [new_markdown_cell(f"## Part `{i}`") for i in range(3)]
+    made = report.page(new_notebook(cells=cells))
+    targets = re.findall(r'<a href="#([^"]+)">Part \d</a>', made)
+    assert len(targets) == 3
+    assert all(f'<h2 id="{name}"' in made for name in targets)
+    assert "<nav>" not in report.page(new_notebook(cells=cells[:3]))
+
+
+def test_frames_and_title_reach_the_figure():
+    spec = {"data": [], "layout": {"title": {"text": "a <b>b</b>"}}, "frames": [{"name": "f"}]}
+    made = figure(spec, 0)
+    assert 'aria-label="a  b "' in made
+    assert json.loads(re.findall(r'data-figure="figure-1">(.*?)</script>', made)[0])["frames"] == [{"name": "f"}]
+    assert 'aria-label="figure 3"' in figure({"data": []}, 2)
 
 
 def test_what_is_no_json_is_no_result():
@@ -115,7 +248,7 @@ def test_outputs_of_every_kind_have_a_form():
         new_output("display_data", {"text/markdown": "**strong**"}),
         new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "W"}),
         new_output("execute_result", {"text/plain": "'plain'"}, execution_count=1),
-        new_output("error", ename="KeyError", evalue="'<x>'", traceback=["\x1b[31mred\x1b[0m"]),
+        new_output("error", ename="KeyError", evalue="\x1b[1m'<x>'", traceback=["\x1b[31mred\x1b[0m"]),
     ]
     html = report.page(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), title="All")
     for part in (

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return {"report": run_report, "doctor": run_doctor, "fetch": run_fetch}[given.command](given)
-    except (ValueError, TypeError, FileNotFoundError, PermissionError, ConnectionError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
 
@@ -46,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_report(given: argparse.Namespace) -> int:
     from . import report
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop leaves the page too, and no kernel
     parameters = {key: literal(value) for key, value in given.p}
     done = report.run(given.notebook, parameters, given.out, code=given.code, timeout=given.timeout)
     print(f"{done.html} ({done.seconds:.0f} s); all reports: {done.html.parent / 'index.html'}")
     if done.error:
-        print(f"workbench: {given.notebook} failed at {done.error}", file=sys.stderr)
+        print(f"workbench: {given.notebook} failed, {done.error}", file=sys.stderr)
     return 0 if done.ok else 1
 
 

@@ -1,7 +1,10 @@
 """An executed notebook as one HTML file that asks for nothing: no network, no folder beside it."""
 
+import ast
+import base64
 import copy
 import json
+import mimetypes
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,33 +18,50 @@ PLOTLY = "application/vnd.plotly.v1+json"
 HIDDEN = {"hide-cell", "parameters", "injected-parameters"}
 STYLE = (Path(__file__).parent / "page.css").read_text()
 NO_MAIN = "the notebook has no cell to show"
+# the browser itself refuses whatever a notebook's own HTML may try to load; WebGL figures build functions (eval)
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; media-src data:; worker-src blob:; connect-src data: blob:"
+)
+LOADERS = ["img", "script", "link", "iframe", "embed", "object", "source", "audio", "video"]
 
 
-def page(notebook: Any, *, title: str = "", code: bool = False, footer: Mapping[str, object] | None = None) -> str:
+def page(
+    notebook: Any,
+    *,
+    title: str = "",
+    code: bool = False,
+    footer: Mapping[str, object] | None = None,
+    folder: Path | str | None = None,
+) -> str:
     """The page of an executed notebook (a node or a path). Code is hidden unless `code`.
 
     Cells tagged `hide-cell` vanish; the parameters are shown as a table; plotly figures stay interactive. Widgets that
-    live in a kernel are replaced by a line that says so.
+    live in a kernel are replaced by a line that says so; pictures are taken in from `folder` (the notebook's own), and
+    what a cell's HTML would load from elsewhere is named instead of loaded.
     """
     import nbformat
 
-    node = nbformat.read(notebook, 4) if isinstance(notebook, str | Path) else copy.deepcopy(notebook)
+    is_path = isinstance(notebook, str | Path)
+    node = nbformat.read(notebook, 4) if is_path else copy.deepcopy(notebook)
+    folder = Path(folder) if folder is not None else Path(notebook).parent if is_path else Path()
     title = title or heading(node) or "Report"
     figures = 0
     parts = []
     for cell in node.cells:
         tags = set(cell.get("metadata", {}).get("tags", []))
         if cell.cell_type == "markdown":
-            parts.append(tag("section", markdown(cell.source), attrs={"class": "text"}))
-            if not parts[1:] and parameters(node):
-                parts.append(parameters(node))
+            text = sealed(markdown(attached(cell.source, cell.get("attachments", {}))), folder)
+            parts.append(tag("section", text, attrs={"class": "text"}))
+            if not parts[1:]:
+                parts += [parameters(node), contents(node)]
             continue
         if cell.cell_type != "code" or (tags & HIDDEN and not code):
             continue
         if code:
             parts.append(tag("pre", tag("code", cell.source), attrs={"class": "code"}))
         for output in joined(cell.get("outputs", [])):
-            made, drew = show(output, figures)
+            made, drew = show(output, figures, folder)
             figures += drew
             parts.append(made)
     body = tag("main", *parts) if parts else tag("main", NO_MAIN)
@@ -49,6 +69,7 @@ def page(notebook: Any, *, title: str = "", code: bool = False, footer: Mapping[
     head = tag(
         "head",
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         Markup('<link rel="icon" href="data:,">'),
         tag("title", title),
         Markup(f"<style>{STYLE}</style>"),
@@ -77,16 +98,73 @@ def markdown(source: str) -> Markup:
     return Markup(re.sub(r'<a class="anchor-link".*?</a>', "", made, flags=re.DOTALL))
 
 
-def parameters(node: Any) -> Markup:
-    """The parameters of the run: the defaults, with what was injected laid over them."""
-    values: dict[str, object] = {}
+def settings(node: Any) -> dict[str, tuple[str, str]]:
+    """Parameters by name: their source text and remark; what was injected into a run lies over the defaults."""
+    values: dict[str, tuple[str, str]] = {}
     for cell in node.cells:
-        if cell.cell_type == "code" and {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
-            for name, value in re.findall(
-                r"^(\w+)(?:\s*:\s*[^=]+)?\s*=\s*(.+?)\s*(?:#.*)?$", cell.source, re.MULTILINE
-            ):
-                values[name] = value
-    return tag("details", tag("summary", "Parameters of this run"), table(values)) if values else Markup("")
+        if cell.cell_type != "code" or not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+            continue
+        lines = cell.source.split("\n")
+        for line in ast.parse(cell.source).body:
+            if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
+                continue
+            name = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            if not isinstance(name, ast.Name):
+                continue
+            value = ast.get_source_segment(cell.source, line.value) or ""
+            after = lines[(line.end_lineno or 1) - 1].encode()[line.end_col_offset :].decode()
+            remark = after.strip().removeprefix("#").strip() or values.get(name.id, ("", ""))[1]
+            values[name.id] = (value, remark)
+    return values
+
+
+def parameters(node: Any) -> Markup:
+    """The parameters of the run as a folded table, with the notebook's remarks."""
+    rows = [
+        tag("tr", tag("th", name), tag("td", tag("code", value)), tag("td", remark, attrs={"class": "note"}))
+        for name, (value, remark) in settings(node).items()
+    ]
+    whole = tag("table", *rows, attrs={"class": "plain"})
+    return tag("details", tag("summary", "Parameters of this run"), whole) if rows else Markup("")
+
+
+def contents(node: Any) -> Markup:
+    """Links to the sections, when there are enough to need them."""
+    made = "".join(markdown(attached(cell.source, {})) for cell in node.cells if cell.cell_type == "markdown")
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', made, re.DOTALL)
+    links = [tag("a", Markup(re.sub(r"<[^>]+>", "", text)), attrs={"href": Markup(f"#{name}")}) for name, text in found]
+    return tag("nav", *links) if len(links) > 2 else Markup("")
+
+
+def attached(source: str, attachments: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown with the cell's own pictures in their places."""
+
+    def content(found: re.Match[str]) -> str:
+        kind, data = next(iter(attachments.get(found[1], {}).items()), ("", ""))
+        return f"data:{kind};base64,{text_of(data)}" if kind else found[1]
+
+    return re.sub(r"attachment:([^\s)\"']+)", content, source)
+
+
+def sealed(html: Markup, folder: Path) -> Markup:
+    """HTML that loads nothing: pictures from `folder` are taken in, anything else is named."""
+    if not re.search(rf"<({'|'.join(LOADERS)})\b", html):
+        return html
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    for node in soup.find_all(LOADERS):
+        address = str(node.get("src") or node.get("href") or node.get("data") or "")
+        if not address or address.startswith("data:"):
+            continue
+        if node.name == "img" and "://" not in address and (folder / address).is_file():
+            content = base64.b64encode((folder / address).read_bytes()).decode()
+            node["src"] = f"data:{mimetypes.guess_type(address)[0] or 'image/png'};base64,{content}"
+        else:
+            note = soup.new_tag("span", attrs={"class": "note"})
+            note.string = f"[{node.name} left out, it lies elsewhere: {address}]"
+            node.replace_with(note)
+    return Markup(str(soup))
 
 
 def table(values: Mapping[str, object]) -> Markup:
@@ -110,7 +188,7 @@ def joined(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield last
 
 
-def show(output: Mapping[str, Any], figures: int) -> tuple[Markup, int]:
+def show(output: Mapping[str, Any], figures: int, folder: Path) -> tuple[Markup, int]:
     """One output as HTML, and how many figures it drew."""
     kind = output["output_type"]
     if kind == "stream":
@@ -118,23 +196,25 @@ def show(output: Mapping[str, Any], figures: int) -> tuple[Markup, int]:
         quiet = output.get("name") == "stderr" and not text.strip()
         return (Markup(""), 0) if quiet else (tag("pre", text, attrs={"class": f"stream {output.get('name', '')}"}), 0)
     if kind == "error":
-        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.get("traceback", [])))
-        lines = tag("strong", f"{output['ename']}: {output['evalue']}")
-        return tag("div", lines, tag("pre", trace), attrs={"class": "error", "role": "alert"}), 0
+        trace = plain("\n".join(output.get("traceback", [])))
+        lines = tag("strong", plain(f"{output['ename']}: {output['evalue']}"))
+        below = tag("pre", trace) if trace else ""
+        return tag("div", lines, below, attrs={"class": "error", "role": "alert"}), 0
     data = output.get("data", {})
     if SCRAP in data:
         return Markup(""), 0
     if PLOTLY in data:
         return figure(data[PLOTLY], figures), 1
     if "text/html" in data and "application/vnd.jupyter.widget-view+json" not in data:
-        return tag("div", Markup(text_of(data["text/html"])), attrs={"class": "html"}), 0
+        return tag("div", sealed(Markup(text_of(data["text/html"])), folder), attrs={"class": "html"}), 0
     if "image/svg+xml" in data:
         return tag("div", Markup(text_of(data["image/svg+xml"])), attrs={"class": "html"}), 0
     if "image/png" in data:
         source = "data:image/png;base64," + text_of(data["image/png"]).replace("\n", "")
         return tag("img", attrs={"src": source, "alt": text_of(data.get("text/plain", "picture"))}), 0
     if "text/markdown" in data:
-        return tag("section", markdown(text_of(data["text/markdown"])), attrs={"class": "text"}), 0
+        text = sealed(markdown(text_of(data["text/markdown"])), folder)
+        return tag("section", text, attrs={"class": "text"}), 0
     if "application/vnd.jupyter.widget-view+json" in data:
         if "%|" in text_of(data.get("text/plain", "")):
             return Markup(""), 0  # a progress bar: the work is done
@@ -149,17 +229,27 @@ def text_of(value: Any) -> str:
 def last_states(text: Any) -> str:
     """A stream as a terminal leaves it: of a progress bar only its last state."""
     lines = [line.rstrip("\r").split("\r")[-1] for line in text_of(text).split("\n")]
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(lines)).strip("\n")
+    return plain("\n".join(lines)).strip("\n")
+
+
+def plain(text: str) -> str:
+    """Text without a terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
 
 
 def figure(value: Mapping[str, Any], number: int) -> Markup:
     """A plotly figure: its data as inert JSON, drawn when the page has loaded."""
     layout = value.get("layout", {})
-    height = layout.get("height", 420)
-    spec = json.dumps({"data": value["data"], "layout": layout}).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    height = float(layout.get("height") or 420)
+    title = layout.get("title") or ""
+    title = title.get("text") or "" if isinstance(title, Mapping) else title
+    whole = {"data": value["data"], "layout": layout, "frames": value.get("frames", [])}
+    spec = json.dumps(whole).replace("<", "\\u003c")
     name = f"figure-{number + 1}"
+    label = re.sub(r"<[^>]+>", " ", str(title)) or f"figure {number + 1}"
+    attrs = {"id": name, "class": "figure", "style": f"height:{height:.0f}px", "role": "img", "aria-label": label}
     return join(
-        tag("div", attrs={"id": name, "class": "figure", "style": f"height:{float(height):.0f}px", "role": "img"}),
+        tag("div", attrs=attrs),
         Markup(f'<script type="application/json" data-figure="{escape(name)}">{spec}</script>'),
     )
 
@@ -178,13 +268,16 @@ def in_script(text: str) -> str:
 DRAW = """document.addEventListener('DOMContentLoaded', () => {
   const dark = matchMedia('(prefers-color-scheme: dark)').matches;
   const ink = dark ? '#d8dce3' : '#22262e', line = dark ? '#3a414d' : '#e3e6eb';
+  const family = 'system-ui, "Segoe UI", "Noto Sans", sans-serif';
   for (const spec of document.querySelectorAll('script[data-figure]')) {
     const figure = JSON.parse(spec.textContent), layout = figure.layout;
     Object.assign(layout, {paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', autosize: true});
     delete layout.width;
-    layout.font = Object.assign({}, layout.font, {color: ink});
+    layout.font = Object.assign({family}, layout.font, {color: ink});
+    layout.margin = Object.assign({l: 64, r: 24, b: 56}, layout.margin);
     for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key))
       Object.assign(layout[key], {gridcolor: line, zerolinecolor: line, linecolor: line});
-    Plotly.newPlot(spec.dataset.figure, figure.data, layout, {responsive: true, displaylogo: false});
+    figure.config = {responsive: true, displaylogo: false};
+    Plotly.newPlot(spec.dataset.figure, figure);
   }
 });"""

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 
 from .. import lineage
 from ..html import Markup, join, tag
-from .page import STYLE, heading, page
+from .page import STYLE, heading, page, settings
 from .scraps import scraps
 
 KERNEL = "workbench"
@@ -50,9 +51,10 @@ def run(
 ) -> Result:
     """Execute a parameterised notebook in a kernel of this very Python and write its self-contained page.
 
-    Writes `<name>.html`, `<name>.ipynb`, `<name>.results.json` into `out` and its `index.html` anew. A failing
-    notebook leaves its page up to the failure. `timeout` is in seconds for the slowest cell. Raises FileNotFoundError
-    for no such notebook, ValueError for a parameter that it does not have, TypeError for one of another type.
+    Writes `<name>.html`, `<name>.ipynb`, `<name>.results.json` into `out` and its `index.html` anew; the name is the
+    notebook's and a hash of the parameters. A notebook that fails, runs out of time or is stopped by hand leaves its
+    page up to there. `timeout` is in seconds for the slowest cell. Raises FileNotFoundError for no such notebook,
+    ValueError for a file that is none and for a parameter that it does not have, TypeError for one of another type.
     """
     import nbformat
     import papermill
@@ -63,26 +65,29 @@ def run(
         raise FileNotFoundError(f"there is no notebook {source}: give the path of an .ipynb file")
     given = dict(parameters or {})
     check(source, given)
-    name = source.stem + (f"-{lineage.fingerprint(given)[:8]}" if given else "")
+    digest = lineage.fingerprint(given)[:8]
+    name = source.stem + (f"-{digest}" if given else "")
     out.mkdir(parents=True, exist_ok=True)
     ran, html, results = (out / f"{name}.{end}" for end in ("ipynb", "html", "results.json"))
     started, error = time.time(), ""
-    with kernel():
+    with kernel() as config:
         try:
             papermill.execute_notebook(
                 source,
                 ran,
                 parameters=given,
                 kernel_name=KERNEL,
+                language="python",
                 cwd=Path.cwd(),
                 progress_bar=progress,
                 execution_timeout=timeout,
                 log_output=False,
+                config=config,
             )
         except papermill.PapermillExecutionError as failed:
             error = f"cell {failed.exec_count}: {failed.ename}: {failed.evalue}".split("\n")[0]
         except CellTimeoutError:
-            error = f"a cell took longer than {timeout:.0f} s"
+            error = f"a cell took longer than {timeout:g} s"
         except DeadKernelError:
             error = "the kernel died (out of memory, or killed)"
         except KeyboardInterrupt:
@@ -90,41 +95,57 @@ def run(
     seconds = time.time() - started
     node = nbformat.read(ran if ran.is_file() else source, 4)
     node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+    if error:
+        until_failure(node, error)
     values = scraps(node)
     record = {
         "name": name,
         "title": heading(node) or name,
         "notebook": source.name,
         "parameters": given,
+        "parameters_hash": digest,
         "values": values,
+        "status": "failed" if error else "complete",
         "error": masked(error),
         "seconds": round(seconds, 1),
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": device(),
         "versions": lineage.versions(),
         "commit": commit(source),
     }
     lineage.write_json(results, record)
     footer = {
         "Notebook": source.name,
-        "Run": f"{record['finished']}, {seconds:.0f} s" + (f", parameters {json.dumps(given)}" if given else ""),
+        "Run": f"{record['finished']}, {seconds:.0f} s on {record['device']}",
+        "Parameters": f"{json.dumps(given) if given else 'defaults'} (hash {digest})",
         "Status": f"failed — {record['error']}" if error else "complete",
         "Versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
         "Commit": record["commit"] or "not in a repository",
     }
-    lineage.write(html, masked(page(node, title=record["title"], code=code, footer=footer)).encode())
+    lineage.write(
+        html, masked(page(node, title=record["title"], code=code, footer=footer, folder=source.parent)).encode()
+    )
     write_index(out)
     return Result(name, html, ran, results, values, record["error"], seconds)
 
 
 def check(source: Path, given: Mapping[str, Any]) -> None:
-    """Refuse what the notebook's `parameters` cell does not have, or has with another type."""
-    import papermill
+    """Refuse what is no notebook, and what its `parameters` cell does not have, or has with another type."""
+    import nbformat
 
-    known = papermill.inspect_notebook(str(source))
+    try:
+        node = nbformat.read(source, 4)
+        nbformat.validate(node)
+        known = {name: ast.literal_eval(value) for name, (value, _) in settings(node).items()}
+    except (nbformat.ValidationError, ValueError, SyntaxError, AttributeError, KeyError) as error:
+        first = str(error).split("\n")[0][:200]
+        raise ValueError(
+            f"{source} is no notebook that can be run ({first}): give an .ipynb file whose parameters are plain values"
+        ) from error
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{source.name} has no parameter {name!r}: it has {', '.join(known) or 'none'}")
-        default = ast.literal_eval(known[name]["default"])
+        default = known[name]
         fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
         widened = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
         if default is not None and not (fits or widened):
@@ -132,18 +153,24 @@ def check(source: Path, given: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def kernel() -> Iterator[None]:
-    """A kernel specification of this interpreter, while a run lasts: an installed one may be another environment's."""
-    with tempfile.TemporaryDirectory(prefix="workbench-kernel-") as folder:
+def kernel() -> Iterator[Any]:
+    """A kernel specification of this interpreter, while a run lasts: an installed one may be another environment's.
+
+    Yields the settings that reach it over sockets in a private folder (by loopback where there are none).
+    """
+    from traitlets.config import Config
+
+    with tempfile.TemporaryDirectory(prefix="workbench-") as folder:
         place = Path(folder) / "kernels" / KERNEL
         place.mkdir(parents=True)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Workbench", "language": "python"}
         (place / "kernel.json").write_text(json.dumps(spec))
+        sockets = {"transport": "ipc", "connection_file": str(Path(folder) / "k.json")} if os.name != "nt" else {}
         before = os.environ.get("JUPYTER_PATH")
         os.environ["JUPYTER_PATH"] = folder + (os.pathsep + before if before else "")
         try:
-            yield
+            yield Config({"KernelManager": sockets})
         finally:
             if before is None:
                 del os.environ["JUPYTER_PATH"]
@@ -153,10 +180,44 @@ def kernel() -> Iterator[None]:
 
 def masked(text: str) -> str:
     """Text without this machine's folders."""
-    for folder, name in ((str(Path.cwd()), "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>")):
-        text = text.replace(folder + "/", f"{name}/")
-    text = text.replace(str(lineage.cache()), "<cache>").replace(str(Path.home()) + "/", "~/")
-    return re.sub(re.escape(tempfile.gettempdir()) + r"/[\w./-]*", "<tmp>", text)
+    places = {
+        Path.cwd(): ".",
+        Path(__file__).parents[2]: "[workbench]",
+        Path(sys.prefix): "[python]",
+        Path(sys.base_prefix): "[python]",
+        lineage.cache(): "[cache]",
+        Path.home(): "~",
+        Path(tempfile.gettempdir()): "[tmp]",
+    }
+    for place, name in sorted(places.items(), key=lambda item: -len(str(item[0]))):
+        if len(place.parts) > 1:  # a root stands for nothing that could be told from other text
+            text = re.sub(rf"(?<![\w./~-]){re.escape(str(place))}(?![\w-])", name, text)
+    return text
+
+
+def until_failure(node: Any, error: str) -> None:
+    """Drop what comes after the cell that did not finish: its text would speak of results that never came."""
+    from nbformat.v4 import new_output
+
+    last = None
+    for place, cell in enumerate(node.cells):
+        if cell.cell_type != "code":
+            continue
+        last = cell
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        if failed or cell.metadata.get("papermill", {}).get("status") != "completed":
+            del node.cells[place + 1 :]
+            break
+    if last is not None and not error.startswith("cell "):  # stopped from outside: its own error is only the echo
+        last.outputs = [output for output in last.outputs if output.output_type != "error"]
+        last.outputs.append(new_output("error", ename="Stopped", evalue=error, traceback=[]))
+
+
+def device() -> str:
+    """What the numbers were made on, in words."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} {platform.machine()} cores"
 
 
 def commit(path: Path) -> str:
@@ -175,22 +236,29 @@ def commit(path: Path) -> str:
 
 
 def write_index(out: Path) -> Path:
-    """The table of all runs in a folder, newest first, from their records."""
-    records = [lineage.read_json(path) for path in out.glob("*.results.json")]
-    records.sort(key=lambda r: r["finished"], reverse=True)
-    rows = [
-        tag("tr", *(tag("th", name) for name in ("report", "status", "results", "parameters", "finished", "seconds")))
-    ]
-    for r in records:
-        status = tag("span", r["error"] or "complete", attrs={"class": "failed" if r["error"] else "ok"})
-        numbers = [
-            f"{k} {v:.4g}" for k, v in r["values"].items() if isinstance(v, int | float) and not isinstance(v, bool)
-        ]
-        link = tag("a", r["title"], attrs={"href": f"{r['name']}.html"})
-        settings = ", ".join(f"{k}={v}" for k, v in r["parameters"].items()) or "defaults"
-        cells = (link, status, " · ".join(numbers), settings, r["finished"], f"{r['seconds']:.0f}")
-        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+    """The table of all runs in a folder, newest first, from their records. A damaged record is a row that says so."""
+    from filelock import FileLock
+
     head = tag("head", Markup('<meta charset="utf-8">'), tag("title", "Reports"), Markup(f"<style>{STYLE}</style>"))
-    main = tag("main", tag("h1", "Reports"), tag("div", tag("table", *rows), attrs={"class": "html"}))
-    whole = join(Markup("<!doctype html>\n"), tag("html", head, tag("body", main), attrs={"lang": "en"}))
-    return lineage.write(out / "index.html", whole.encode())
+    titles = ("report", "status", "results", "parameters", "finished", "seconds")
+    with FileLock(out / ".index.lock"):  # runs that end together must not write over each other's line
+        lines = sorted((index_line(path) for path in out.glob("*.results.json")), reverse=True)
+        rows = join(tag("tr", *(tag("th", name) for name in titles)), *(row for _, row in lines))
+        main = tag("main", tag("h1", "Reports"), tag("div", tag("table", rows), attrs={"class": "html"}))
+        whole = join(Markup("<!doctype html>\n"), tag("html", head, tag("body", main), attrs={"lang": "en"}))
+        return lineage.write(out / "index.html", whole.encode())
+
+
+def index_line(path: Path) -> tuple[str, Markup]:
+    """When a run finished, and its row."""
+    try:
+        r = lineage.read_json(path)
+    except ValueError as error:
+        trouble = tag("td", str(error).replace(str(path), path.name), attrs={"class": "failed", "colspan": 5})
+        return "", tag("tr", tag("td", path.name), trouble)
+    status = tag("span", r["error"] or "complete", attrs={"class": r["status"]})
+    numbers = [f"{k} {v:.4g}" for k, v in r["values"].items() if isinstance(v, int | float) and not isinstance(v, bool)]
+    link = tag("a", r["title"], attrs={"href": f"{r['name']}.html"})
+    settings = ", ".join(f"{k}={v}" for k, v in r["parameters"].items()) or "defaults"
+    cells = (link, status, " · ".join(numbers), settings, r["finished"], f"{r['seconds']:.0f}")
+    return r["finished"], tag("tr", *(tag("td", cell) for cell in cells))
