@@ -115,6 +115,8 @@ def measure(
 ) -> list[dict[str, float]]:
     """For each set of edits: target probability, KL(clean || edited) in nats, perplexity; means over kept positions.
 
+    Target probability is the geometric mean of the targets' summed probability: in an arithmetic one the few positions
+    where a target is nearly certain anyway (after "United", say) outweigh all the others.
     Perplexity is the edited model's on the given text itself. A position counts when it and the next token are real and
     the exclusion rule by token keeps it. Raises ValueError when none is left.
     """
@@ -127,14 +129,14 @@ def measure(
         clean = subject.run(part).logits[:, :-1][where].float().log_softmax(-1)
         for i, one in enumerate(edits):
             edited = subject.run(part, one).logits[:, :-1][where].float().log_softmax(-1) if one else clean
-            target = edited[:, list(targets)].exp().sum()
+            target = edited[:, list(targets)].logsumexp(-1).sum()
             kl = (clean.exp() * (clean - edited)).sum()
             sums[i] += torch.stack([target, kl, -edited.gather(-1, following).sum()]).double().cpu()
         count += int(where.sum())
     if not count:
         raise ValueError("no position is left to measure on: give longer texts")
     means = (sums / count).tolist()
-    return [{"target_probability": t, "kl": k, "perplexity": exp(n)} for t, k, n in means]
+    return [{"target_probability": exp(t), "kl": k, "perplexity": exp(n)} for t, k, n in means]
 
 
 def compare(
@@ -241,7 +243,7 @@ def figure(table: "DataFrame") -> "Figure":
     from plotly.subplots import make_subplots
 
     panels = {
-        "target_probability": "probability of the target tokens",
+        "target_probability": "probability of the target tokens (geometric mean)",
         "kl": "KL from the clean prediction, nats",
         "perplexity": "perplexity of held-out text",
     }
