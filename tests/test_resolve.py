@@ -232,3 +232,64 @@ def test_the_streams_page_says_what_the_resolver_finds():
                 stream,
                 name,
             )
+
+
+SMALL = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+BEYOND = {  # families that the resolver was not written with: kind, configuration, what is special
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", SMALL | {"pad_token_id": 0}),  # norms after, none before
+    "phi": ("PhiForCausalLM", "PhiConfig", SMALL),  # parallel, one norm
+    "bloom": ("BloomForCausalLM", "BloomConfig", {"vocab_size": 96, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", SMALL | {"num_key_value_heads": 2, "num_local_experts": 4}),
+    "cohere": ("CohereForCausalLM", "CohereConfig", SMALL | {"num_key_value_heads": 2}),  # parallel, scaled logits
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        SMALL | {"num_key_value_heads": 2, "head_dim": 12, "final_logit_softcapping": 3.0},
+    ),
+}
+
+
+def beyond(kind, config, settings):
+    import transformers
+
+    return models._build(getattr(transformers, config)(**settings), kind, 0)
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_families_it_was_not_written_with_add_up_and_keep_their_head(name):
+    subject = wb.Subject(beyond(*BEYOND[name]))
+    tokens = inputs("llama")
+    assert set(subject.plan.streams) == set(STREAMS)
+    h = subject.read(tokens, ["0.resid", "1.attn_out", "1.mlp_out", "1.resid"])
+    total = h[Site(0, "resid")] + h[Site(1, "attn_out")] + h[Site(1, "mlp_out")]
+    torch.testing.assert_close(total, h[Site(1, "resid")], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(subject.lens(tokens)[-1], subject.run(tokens).logits, rtol=1e-5, atol=1e-5)
+    assert subject.plan.plain == (name not in ("cohere", "gemma2")), "capped or scaled logits are noticed"
+
+
+def test_attention_inside_a_module_that_norms_and_adds_is_still_found():
+    settings = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4}
+    plan = wb.Subject(beyond("T5EncoderModel", "T5Config", settings)).plan
+    assert str(plan.streams["attn_in"][1]) == "encoder.block.1.layer.0.SelfAttention:in", "after the norm"
+    assert str(plan.streams["mlp_in"][1]) == "encoder.block.1.layer.1.DenseReluDense:in"
+
+
+class OneBranch(nn.Module):
+    """Only one write; its norm gives next to nothing, so that adding it once more would pass for a sum."""
+
+    def __init__(self, d=16):
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(d), Mix(d)
+        nn.init.constant_(self.norm.weight, 1e-7)
+        nn.init.zeros_(self.norm.bias)
+
+    def forward(self, x):
+        return x + self.mix(self.norm(x) * 1e7)
+
+
+def test_a_block_with_one_branch_is_given_no_second():
+    torch.manual_seed(0)
+    model, value = nn.Sequential(*(OneBranch() for _ in range(3))).eval(), torch.randn(2, 9, 16)
+    plan = wb.Subject(nn.ModuleDict({"t": model})["t"], probe=value).plan
+    assert plan.streams["attn_out"][1].path == "1.mix"
+    assert "mlp_out" not in plan.streams

@@ -26,6 +26,7 @@ log = logging.getLogger("workbench")
 Edits = Mapping[Site | str, Edit]
 Text = str | Sequence[str] | Sequence[Mapping[str, str]] | Sequence[Sequence[Mapping[str, str]]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PASSING = {"transformers_version", "_name_or_path", "architectures", "dtype", "use_cache"}  # do not change a number
 COLLECT = 4  # stopped traces between two collections of their reference cycles: bounds memory
 OTHERS = {  # how others name our streams
     "resid": ("blocks.{}.hook_resid_post", "resid_post (residual stream)"),
@@ -38,7 +39,10 @@ OTHERS = {  # how others name our streams
 
 
 class Run(NamedTuple):
-    """Logits `(text, pos, vocab)` of a run (a model without logits gives its first output), and the sites read."""
+    """Logits `(text, pos, vocab)` of a run, in the model's own dtype, and the sites read, in float32.
+
+    A model without logits gives its first output.
+    """
 
     logits: Tensor
     h: dict[Site, Tensor]
@@ -76,13 +80,16 @@ class Subject:
         name: str | None = None,
         probe: Any = None,
     ):
-        if isinstance(dtype, str) and dtype != "auto" and dtype not in DTYPES:
+        given = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+        if not (given is None or given == "auto" or (isinstance(given, torch.dtype) and given.is_floating_point)):
             raise ValueError(f"dtype must be auto, {', '.join(DTYPES)} or a torch dtype, got {dtype!r}")
         self.note, wrapped = "", None
         if isinstance(model, str | Path):
             model, found, self.note = fetch(str(model), dtype)
             tokenizer, name = tokenizer or found, name or self.note.partition(":")[0]
         elif not isinstance(model, nn.Module):
+            if not getattr(model, "dispatched", True):
+                model.dispatch()  # nnsight builds lazily: the weights are not there yet
             wrapped, model = model, getattr(model, "_module", None)
             tokenizer = tokenizer or getattr(wrapped, "tokenizer", None)
             if not isinstance(model, nn.Module):
@@ -92,7 +99,10 @@ class Subject:
         self.model: nn.Module = model.eval()
         self.tokenizer = tokenizer
         self.name = name or type(model).__name__
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be cpu, cuda, cuda:1 or mps, got {device!r}") from error
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device!r} was asked for, but torch sees no GPU: use device='cpu'")
         self.model.to(self.device)
@@ -104,6 +114,7 @@ class Subject:
         has_ids = hasattr(self.model, "get_input_embeddings") and getattr(text_config, "vocab_size", None)
         self.vocab: int | None = int(text_config.vocab_size) if text_config is not None and has_ids else None
         self._probe = probe
+        self.longest = self._longest()  # positions in the model's table, if it has one
         self._arguments = list(inspect.signature(type(self.model).forward).parameters)[
             1:
         ]  # the class's: nnsight wraps ours
@@ -118,10 +129,10 @@ class Subject:
             self._fingerprint = (
                 self._weigh()
             )  # of the weights as they came: the same model in another dtype is the same
-        if dtype == "auto":
+        if isinstance(given, str):
             self._choose_dtype()
         else:
-            self.model.to(DTYPES[dtype] if isinstance(dtype, str) else dtype or self.dtype)
+            self._cast(given or self.dtype)
             self.dtype_note = f"{str(self.dtype).removeprefix('torch.')}, as given"
 
     # ---- what it is
@@ -141,14 +152,21 @@ class Subject:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the model's class, its weights as they came, and the tokenizer."""
+        """16 hex digits over the model's class and configuration, its weights as they came, and the tokenizer."""
         if self._fingerprint is None:
             self._fingerprint = self._weigh()
         return self._fingerprint
 
     def _weigh(self) -> str:
         words = self.tokenizer.backend_tokenizer.to_str() if hasattr(self.tokenizer, "backend_tokenizer") else ""
-        return lineage.fingerprint([type(self.model).__name__, lineage.tensors_hash(self.model.state_dict()), words])
+        config: Any = self.config
+        settings = config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}
+        settings = {k: repr(v) for k, v in settings.items() if k not in PASSING}
+        weights = {  # one by one in float32: a folder opened in its own dtype or in another is the same model
+            k: lineage.tensors_hash({k: t.float() if t.is_floating_point() else t})
+            for k, t in self.model.state_dict().items()
+        }
+        return lineage.fingerprint([type(self.model).__name__, settings, weights, words])
 
     def __repr__(self) -> str:
         return f"Subject({self.name}, {self.layers} layers, d={self.d}, {self.dtype_note}, {self.device})"
@@ -198,11 +216,15 @@ class Subject:
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("no text was given: give at least one")
+        if length is not None and length < 1:
+            raise ValueError(f"length must be 1 or more tokens, got {length}")
         rows = []
         for item in texts:
             if isinstance(item, str):
                 ids = self.tokenizer(item)["input_ids"]
             else:
+                if not getattr(self.tokenizer, "chat_template", None):
+                    raise ValueError(f"{self.name} has no chat template: give plain text")
                 chat = self.tokenizer.apply_chat_template(list(item), tokenize=False, add_generation_prompt=generate)
                 ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
             if not ids:
@@ -255,7 +277,7 @@ class Subject:
         inputs, _ = self._inputs(tokens)
         found: dict[Site, Tensor] = {}
         ordered = sorted(wanted, key=lambda s: self.plan.order[self.plan.port(s)])
-        with self._tracing(), torch.no_grad():
+        with self.lock, torch.no_grad():
             with self._nnsight.trace(**inputs) as tracer:
                 for site in ordered:
                     found[site] = self._get(site).detach().float().clone().save()
@@ -280,11 +302,14 @@ class Subject:
     ) -> Run:
         inputs, known = self._inputs(tokens, past=past)
         changes = {Site.of(site): edit for site, edit in edits.items()}
+        for site, edit in changes.items():
+            if not callable(edit):
+                raise TypeError(f"an edit is wanted at {site}, e.g. edit.add(vector), got {type(edit).__name__}")
         ordered = sorted({*changes, *read}, key=lambda s: self.plan.order[self.plan.port(s)])
         positions, real, keep, prompt = at or self._places(known)
         ids = known.ids if known else torch.zeros_like(real, dtype=torch.long)
         found: dict[Site, Tensor] = {}
-        with self._tracing():
+        with self.lock:
             with self._nnsight.trace(**inputs):
                 for site in ordered:
                     h: Any = self._get(site)
@@ -317,8 +342,15 @@ class Subject:
     def nll(self, tokens: Any, edits: Edits | None = None) -> Float[Tensor, "text pos"]:
         """Negative log-probability in nats of each token given those before it; NaN at first positions and padding."""
         known = self.tokens(tokens)
-        logits = self.run(known, edits).logits
-        return next_nll(logits, known)
+        return next_nll(self._predicted(self.run(known, edits).logits), known)
+
+    def _predicted(self, logits: Tensor) -> Tensor:
+        """Logits over the vocabulary. Raises ValueError for a model that predicts no tokens."""
+        if self.vocab is None or logits.ndim != 3 or logits.shape[-1] < self.vocab:
+            raise ValueError(
+                f"{self.name} predicts no tokens, it gives {tuple(logits.shape)}: open it with its language head"
+            )
+        return logits
 
     def generate(
         self,
@@ -329,18 +361,20 @@ class Subject:
         temperature: float = 0.0,
         seed: int = 0,
         on_token: Callable[[Int[Tensor, " text"]], Any] | None = None,
-        stop: Callable[[], bool] | None = None,
+        stop: Callable[[], bool] | threading.Event | None = None,
     ) -> Generation:
-        """Continue prompts; edits act on the prompt and on every new token. Temperature 0 takes the likeliest token.
+        """Continue prompts or chats; edits act on the prompt and on every new token. Temperature 0 takes the likeliest.
 
         `on_token` is called with each step's tokens; generation ends after `new` tokens, at every row's end of text, or
-        as soon as `stop()` is true. Rows of different lengths give what each gives alone.
+        as soon as `stop` is true or set. At temperature 0 rows of different lengths give what each gives alone.
         """
         if new < 1:
             raise ValueError(f"new must be 1 or more tokens, got {new}")
         if temperature < 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
-        known = self.tokens(prompt)
+        stopped = stop.is_set if isinstance(stop, threading.Event) else stop
+        known = self.tokens(prompt if isinstance(prompt, Tokens | Tensor) else self.tokenize(prompt, generate=True))
+        self._fits(int(known.mask.sum(-1).max()) + new)
         rows = [row[mask].tolist() for row, mask in zip(known.ids, known.mask, strict=True)]
         known = self.pad(rows, left=True)
         from transformers import DynamicCache
@@ -354,7 +388,8 @@ class Subject:
         where = (positions, real, keep, ones)
         for _ in range(new):
             with torch.no_grad():
-                logits = self._run(Tokens(step.ids, mask), edits or {}, (), past=cache, at=where).logits[:, -1].float()
+                logits = self._run(Tokens(step.ids, mask), edits or {}, (), past=cache, at=where).logits
+                logits = self._predicted(logits)[:, -1].float()
             given = logits.log_softmax(-1)
             if temperature == 0:
                 chosen = logits.argmax(-1)
@@ -368,7 +403,7 @@ class Subject:
             if on_token is not None:
                 on_token(chosen)
             alive = alive & ~torch.isin(chosen, ends)
-            if not alive.any() or (stop is not None and stop()):
+            if not alive.any() or (stopped is not None and stopped()):
                 break
             step = Tokens(chosen[:, None], mask)
             new_keep = mask[:, -1:] & ~torch.isin(chosen, self._special())[:, None]
@@ -404,8 +439,10 @@ class Subject:
         edits: Edits | None = None,
     ) -> dict[Site, Float[Tensor, "text pos d"]]:
         """d of(logits) / d h at sites. `of` maps logits to a scalar; by default the summed next-token loss in nats."""
-        known, wanted = self.tokens(tokens), [Site.of(s) for s in sites]
-        score = of or (lambda logits: next_nll(logits, known).nansum())
+        known, wanted = tokens if self.vocab is None else self.tokens(tokens), [Site.of(s) for s in sites]
+        if not wanted:
+            raise ValueError("no site was asked for: give at least one, e.g. ['8.resid']")
+        score = of or (lambda logits: next_nll(self._predicted(logits), known).nansum())
         first = min(wanted, key=lambda s: self.plan.order[self.plan.port(s)])
         changes = {Site.of(s): e for s, e in (edits or {}).items()}
         root = Edit(lambda h, at: h.detach().clone().requires_grad_(), lambda h, at: torch.ones_like(at.real))
@@ -447,7 +484,7 @@ class Subject:
         idle = torch.zeros(*known.ids.shape, self.d or 1, dtype=self.dtype, device=self.device)
         entry = value if whole else None if before is None else before.to(self.device, self.dtype)
         found: dict[Site, Tensor] = {}
-        with self._tracing():
+        with self.lock:
             with self._nnsight.trace(**inputs):
                 for layer in range(skipped):
                     path = self.plan.blocks[layer]
@@ -469,7 +506,7 @@ class Subject:
         if not 0 <= layer < len(self.plan.attention):
             raise ValueError(f"layer must be 0 to {len(self.plan.attention) - 1}, got {layer}")
         inputs, _ = self._inputs(tokens)
-        with self._tracing(), torch.no_grad(), self._eager():
+        with self.lock, torch.no_grad(), self._eager():
             with self._nnsight.trace(**inputs) as tracer:
                 output = self._envoy(self.plan.attention[layer]).output.save()
                 tracer.stop()
@@ -500,8 +537,9 @@ class Subject:
     @property
     def unembed(self) -> Float[Tensor, "vocab d"]:
         """Unembedding rows, without the final norm's gain."""
-        weight = self._head()[1].weight
-        assert isinstance(weight, Tensor)
+        weight = getattr(self._head()[1], "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ValueError(f"{self.plan.unembed} is more than one matrix: use logits_of(h)")
         return weight.detach().float()
 
     @property
@@ -516,8 +554,16 @@ class Subject:
 
     @torch.no_grad()
     def logits_of(self, h: Float[Tensor, "*row d"]) -> Float[Tensor, "*row vocab"]:
-        """The model's own head on vectors of the residual stream: final norm, once, then the unembedding."""
+        """The model's own head on vectors of the residual stream: final norm, once, then the unembedding.
+
+        Where the model caps or scales its logits (Gemma 2, Cohere), its own forward pass does it, all blocks skipped.
+        """
         norm, unembed = self._head()
+        if not self.plan.plain:
+            rows = h.reshape(-1, 1, h.shape[-1])
+            ids = torch.zeros(len(rows), 1, dtype=torch.long, device=self.device)
+            logits = self.finish(ids, Site(self.layers - 1, "resid"), rows).logits
+            return logits.float().reshape(*h.shape[:-1], -1)
         with self.lock:
             return unembed(norm(h.to(self.device, self.dtype))).float()
 
@@ -526,19 +572,22 @@ class Subject:
 
         Costs layers x tokens x vocabulary numbers: give `layers` for long texts. Source: nostalgebraist 2020.
         """
-        chosen = range(self.layers) if layers is None else layers
-        found = self.read(tokens, [Site(layer, "resid") for layer in chosen])
-        return torch.stack([self.logits_of(h) for h in found.values()])
+        chosen = [Site(layer, "resid") for layer in (range(self.layers) if layers is None else layers)]
+        found = self.read(tokens, chosen)
+        return torch.stack([self.logits_of(found[site]) for site in chosen])
 
     @torch.no_grad()
     def head_effects(self, tokens: Any, direction: Float[Tensor, " d"]) -> Float[Tensor, "text pos layer head"]:
         """What each attention head adds to the logit along `direction`, with all norm denominators frozen.
 
-        `direction` lives where the unembedding reads, e.g. `unembed[a] - unembed[b]`. Direct effects only.
+        `direction` lives where the unembedding reads, e.g. `unembed[a] - unembed[b]`. Direct effects only, before any
+        cap or scale of the logits.
         Source: Elhage et al. 2021, direct logit attribution.
         """
         heads = self._heads()
         norm, _ = self._head()
+        if direction.shape != (self.d,):
+            raise ValueError(f"the direction must be ({self.d},), got {tuple(direction.shape)}")
         last = Site(self.layers - 1, "resid")
         sites = [Site(layer, s) for layer in range(self.layers) for s in ("heads", "attn_out")]
         h = self.read(tokens, [*sites, last])
@@ -585,6 +634,7 @@ class Subject:
             value = tokens.to(self.device, self.dtype) if tokens.is_floating_point() else tokens.to(self.device)
             return {self._arguments[0]: value}, None
         known = tokens if past is not None else self.tokens(tokens)
+        self._fits(known.mask.shape[1])
         inputs: dict[str, Any] = {"input_ids": known.ids}
         padded = not bool(known.mask.all())
         if past is not None:
@@ -598,6 +648,20 @@ class Subject:
             elif not bool(known.mask[:, 0].all()):
                 raise ValueError(f"{self.name} takes no position_ids: pad on the right")
         return inputs, known
+
+    def _fits(self, length: int) -> None:
+        if self.longest is not None and length > self.longest:
+            raise ValueError(
+                f"{self.name} has {self.longest} positions, {length} are asked for: "
+                f"give a shorter text (tokenize(text, length=...)) or fewer new tokens"
+            )
+
+    def _longest(self) -> int | None:
+        """Positions of a model that looks them up in a table; None where any length runs."""
+        most = getattr(self._text_config(), "max_position_embeddings", None)
+        words = self.model.get_input_embeddings() if self.vocab is not None else None  # type: ignore[operator]
+        tables = [m for m in self.model.modules() if isinstance(m, nn.Embedding) and m is not words]
+        return most if most and any(m.num_embeddings >= most for m in tables) else None
 
     def _resolve(self, sites: Mapping[str, str] | None) -> Plan:
         first, second = self._probes()
@@ -668,26 +732,30 @@ class Subject:
         else:
             envoy.output = new
 
-    @contextmanager
-    def _tracing(self) -> Any:
-        with self.lock, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="nnsight")
-            yield
-
     def _sweep(self) -> None:
         """A stopped trace leaves reference cycles that hold activations."""
         self._stops += 1
         if self._stops % COLLECT == 0:
             gc.collect(1)
 
+    def _cast(self, dtype: torch.dtype) -> None:
+        """All weights to a dtype. Buffers that no file holds (rotary frequencies) stay, as loading leaves them."""
+        held = self.model.state_dict().keys() if self.config is not None else dict(self.model.named_buffers()).keys()
+        kept = {name: buffer for name, buffer in self.model.named_buffers() if name not in held}
+        self.model.to(dtype)
+        for name, buffer in kept.items():
+            path, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(path), leaf, buffer)
+
     def _choose_dtype(self) -> None:
-        """Time one short batch in float32 and in bfloat16 and keep the faster."""
+        """Time one short batch in float32 and in bfloat16 and keep the faster, its weights not rounded by the other."""
         first, _ = self._probes()
         if self.vocab is not None:
-            first = (torch.arange(512) * 7 % self.vocab).view(4, 128)
-        took = {}
+            first = (torch.arange(4 * 128) * 7 % self.vocab).view(4, 128)[:, : self.longest]
+        took, made = {}, {}
         for name in ("float32", "bfloat16"):
-            self.model.to(DTYPES[name])
+            self._cast(DTYPES[name])
+            made[name] = self.model.state_dict()
             inputs, _ = self._inputs(first)
             with torch.no_grad():
                 self.model(**inputs)
@@ -695,7 +763,8 @@ class Subject:
                 self.model(**inputs)
                 took[name] = time.perf_counter() - begin
         best = min(took, key=lambda k: took[k])
-        self.model.to(DTYPES[best])
+        self._cast(DTYPES[best])
+        self.model.load_state_dict(made[best])
         self.dtype_note = (
             f"{best}: float32 took {took['float32']:.2f} s, bfloat16 {took['bfloat16']:.2f} s on a test batch"
         )
@@ -706,7 +775,7 @@ def fetch(name: str, dtype: torch.dtype | str | None) -> tuple[nn.Module, Any, s
     """A model and its tokenizer from a name, a folder or a hub id, and a line about them."""
     if name in offline.NAMES:
         model, tokenizer, note = offline.load(name)
-        return model, tokenizer, f"{name}: {note}"
+        return model.requires_grad_(False), tokenizer, f"{name}: {note}"
     import transformers
 
     folder = Path(name).expanduser()
@@ -721,7 +790,8 @@ def fetch(name: str, dtype: torch.dtype | str | None) -> tuple[nn.Module, Any, s
         config = transformers.AutoConfig.from_pretrained(name)
         architectures = getattr(config, "architectures", None) or [""]
         kind = getattr(transformers, architectures[0], None) or transformers.AutoModel
-        model = kind.from_pretrained(name, dtype="auto" if dtype in (None, "auto") else torch.float32)
+        model = kind.from_pretrained(name, dtype="auto" if dtype is None else torch.float32)
+        model.requires_grad_(False)  # a loss through `finish` must not reach the subject's weights
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -43,6 +43,7 @@ class Plan:
     embed: Port | None
     norm: str | None  # final norm
     unembed: str | None
+    plain: bool  # the unembedding's output is the logits: neither capped nor scaled
     attention: tuple[str, ...]  # attention modules, one per layer
     order: Mapping[Port, int]  # ports in the order of the forward pass
     widths: Mapping[Port, tuple[int, ...]]  # shape of one text's vectors: (pos, d), or (channels, h, w) of a CNN
@@ -185,14 +186,11 @@ def find_writes(block: Call, inner: list[Call]) -> list[tuple[Call, ...]]:
             follows = same(call.y, block.y) or any(c.began > call.ended and same(call.y, c.x) for c in later)
             if same(state, call.x) and follows:
                 states.append(call.y)
-    if len(writes) < 2:  # parallel branches: one sum of two
+    if not any(same(state, block.y) for state in states):  # parallel branches: one sum of two
         for i, a in enumerate(outs):
             for b in outs[i + 1 :]:
                 if a.y is not None and b.y is not None and same(block.x + a.y + b.y, block.y):
-                    writes = [a, b]
-                    break
-            if len(writes) == 2:
-                break
+                    return [tuple(c for c in outs if same(c.y, w.y)) for w in (a, b)]
     return [tuple(c for c in outs if same(c.y, w.y)) for w in writes]
 
 
@@ -200,8 +198,8 @@ def outermost(calls: tuple[Call, ...]) -> Call:
     return min(calls, key=lambda c: (c.path.count("."), c.ended))
 
 
-def find_mixer(block: str, one: Mapping[str, Call], two: Mapping[str, Call]) -> str | None:
-    """The outermost module of a block that moves information between positions.
+def find_mixers(block: str, one: Mapping[str, Call], two: Mapping[str, Call]) -> list[Call]:
+    """Modules of a block that move information between positions.
 
     Two runs differ at one position of their input only; at some other position the mixer receives the same in both and
     gives another output.
@@ -215,7 +213,7 @@ def find_mixer(block: str, one: Mapping[str, Call], two: Mapping[str, Call]) -> 
             unmoved = (call.x == other.x).all(-1).all(0)
             if unmoved.any() and not same(call.y[:, unmoved], other.y[:, unmoved]):
                 found.append(call)
-    return outermost(tuple(found)).path if found else None
+    return found
 
 
 def producer(inner: list[Call], call: Call) -> Call | None:
@@ -249,7 +247,7 @@ def plan(
             if tensor is not None:
                 order[port], widths[port] = when, tuple(tensor.shape[1:])
     tuples = frozenset(c.path for c in one.values() if c.several)
-    bare = Plan((), {}, None, None, None, (), order, widths, tuples, "", tree)
+    bare = Plan((), {}, None, None, None, True, (), order, widths, tuples, "", tree)
     blocks = expand(overrides.pop("blocks"), model) if "blocks" in overrides else find_blocks(model, one)
     if not blocks:
         why = "no chain of like blocks through which one stream of (text, pos, d) passes"
@@ -257,13 +255,13 @@ def plan(
     two, _ = watch(model, lambda: call(1))
     modules = dict(model.named_modules())
     streams: dict[str, list[Port]] = {"resid": [Port(b, "out") for b in blocks]}
-    mixer = find_mixer(blocks[0], one, two)
+    mixers = find_mixers(blocks[0], one, two)
     why, attention = "", []
-    if mixer is None:
+    if not mixers:
         why = "no module of the first block moves information between positions"
     else:
         inner, block = inside(one, blocks[0]), one[blocks[0]]
-        local = mixer[len(blocks[0]) + 1 :]
+        mixer = outermost(tuple(mixers)).path
         groups = find_writes(block, inner)
         ends = one[mixer].ended
         by_attention = [
@@ -276,6 +274,8 @@ def plan(
         if by_attention:
             write = outermost(by_attention[0])
             streams["attn_out"] = spread(write.path, "out", blocks)
+            if any(c.path == write.path for c in mixers):  # the outermost may hold the norm and the sum too
+                mixer = write.path
         streams["attn_in"] = spread(mixer, "in", blocks)
         if matrices:
             streams["heads"] = spread(max(matrices, key=lambda c: c.ended).path, "in", blocks)
@@ -284,7 +284,7 @@ def plan(
             assert block.x is not None
             streams["mlp_out"] = spread(write.path, "out", blocks)
             streams["mlp_in"] = spread(source(inner, write, block.x.shape[-1], modules).path, "in", blocks)
-        attention = [f"{b}.{local}" for b in blocks]
+        attention = [b + mixer[len(blocks[0]) :] for b in blocks]
     complete = {name: tuple(ports) for name, ports in streams.items() if all(p in order for p in ports)}
     norm, unembed = find_head(model, one, output, blocks, vocab)
     found = replace(
@@ -292,6 +292,10 @@ def plan(
         attention=tuple(attention), why=why,
     )  # fmt: skip
     found = named(found, overrides, model)
+    logits = first_tensor(getattr(output, "logits", output))
+    given = one[found.unembed].y if found.unembed else None
+    same_bits = given is not None and logits is not None and torch.equal(given.float(), logits.detach().float())
+    found = replace(found, plain=given is None or same_bits)
     verify(found, one, set(overrides))
     return found
 
