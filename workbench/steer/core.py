@@ -243,8 +243,8 @@ def figure(table: "DataFrame") -> "Figure":
     from plotly.subplots import make_subplots
 
     panels = {
-        "target_probability": "probability of the target tokens (geometric mean)",
-        "kl": "KL from the clean prediction, nats",
+        "target_probability": "target probability, geometric mean",
+        "kl": "KL from clean, nats",
         "perplexity": "perplexity of held-out text",
     }
     made = make_subplots(rows=1, cols=3, subplot_titles=list(panels.values()), horizontal_spacing=0.08)
@@ -283,5 +283,6 @@ def figure(table: "DataFrame") -> "Figure":
         legend={"orientation": "h", "y": -0.25},
         margin={"t": 110},
     )
-    made.update_yaxes(type="log", row=1, col=3)
+    for column in (1, 3):
+        made.update_yaxes(type="log", row=1, col=column)
     return made
