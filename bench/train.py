@@ -1,10 +1,15 @@
 """Milliseconds of a training step and of its parts at the report's shape (set OMP_NUM_THREADS)."""
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import record
 
 from workbench.batch import Batch
 from workbench.dictionary import Progress, recipe
@@ -31,11 +36,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--dead", type=float, default=0.0, help="share of latents held dead, for AuxK's cost")
+    parser.add_argument("--record", action="store_true", help="write docs/measurements/train.json")
     args = parser.parse_args()
     torch.manual_seed(0)
     x = torch.randn(args.rows, args.d)
     at = Progress(0, 0, args.rows)
     print(f"{torch.get_num_threads()} threads, rows {args.rows}, d {args.d}, latents {args.latents}, k {args.k}")
+    rows = []
     for name in ("topk_auxk", "batch_topk", "relu_l1", "jumprelu"):
         given = {} if name == "relu_l1" else {"k": args.k}
         made = recipe(name, d=args.d, latents=args.latents, **given)
@@ -49,9 +56,8 @@ def main() -> None:
 
         with torch.no_grad():
             encode = milliseconds(lambda d=made.dictionary: d.encoder(x, d.decoder), args.repeats)
-        print(
-            f"{name:12} step {milliseconds(step, args.repeats):7.1f} ms, of it the encoder's product {encode:6.1f} ms"
-        )
+        rows.append({"what": f"{name}, a step", "ms": milliseconds(step, args.repeats)})
+        rows.append({"what": f"{name}, its encoder", "ms": encode})
     pre = torch.randn(args.rows, args.latents)
     for what, work in {
         "k of each row": lambda: top_rows(pre, args.k),
@@ -59,7 +65,13 @@ def main() -> None:
         "k x rows of the batch": lambda: top_batch(pre, args.k * args.rows),
         "k x rows of the batch, torch.topk": lambda: pre.flatten().topk(args.k * args.rows, sorted=False),
     }.items():
-        print(f"select {what:34} {milliseconds(work, args.repeats):7.1f} ms")
+        rows.append({"what": f"select {what}", "ms": milliseconds(work, args.repeats)})
+    for row in rows:
+        row["threads"] = torch.get_num_threads()
+        print(f"{row['what']:42} {row['ms']:7.1f} ms")
+    if args.record:
+        command = " ".join(["python bench/train.py", *sys.argv[1:]])
+        print(record("train", command, rows, ["workbench/dictionary/*.py", "workbench/code.py", "bench/train.py"]))
 
 
 if __name__ == "__main__":

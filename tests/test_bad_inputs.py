@@ -81,6 +81,10 @@ CASES = {
         lambda h: h.subject.run(TEXTS[:1], {"7.mlp_out": edit.zero()}), ValueError, "layers run from 0"),
     "an edit of the wrong width": (
         lambda h: h.subject.run(TEXTS[:1], {"1.resid": edit.patch(torch.zeros(1, 40, 31))}), ValueError, "patch"),
+    "a push of the wrong width": (
+        lambda h: h.subject.run(TEXTS[:1], {"1.resid": edit.add(torch.ones(31))}), ValueError, "31 wide"),
+    "a mean of the wrong width": (
+        lambda h: h.subject.run(TEXTS[:1], {"1.resid": edit.mean(torch.ones(1))}), ValueError, "1 wide"),
     "a site the store lacks": (lambda h: h.store.stream(8, site="2.resid"), ValueError, "1.resid"),
     "rows of the wrong width": (lambda h: fit([torch.randn(64, 31)] * 2), ValueError, "32"),
     "a value at the wrong shape": (

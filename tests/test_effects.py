@@ -100,7 +100,7 @@ def test_effects_on_a_layernorm_model_equal_its_head_less_the_base():
     from models import tiny_gpt2, tiny_tokenizer
 
     import workbench as wb
-    from workbench.subject.core import denominator
+    from workbench.subject.inside import denominator
 
     subject = wb.Subject(tiny_gpt2(), tiny_tokenizer())
     atom = torch.randn(1, 32)

@@ -119,7 +119,7 @@ def test_greedy_generation_equals_the_librarys(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_edits_under_a_cache_equal_edits_without_one(name):
     subject, prompt = make(name), ids(2, 6)
-    subject._ends = lambda: torch.tensor([], dtype=torch.long)  # no early end: every step is compared
+    subject.model.generation_config.eos_token_id = []  # no early end: every step is compared
     for change in (
         edit.add(3 * torch.ones(32)),
         edit.add(torch.ones(32)).prompt(),
@@ -185,6 +185,20 @@ def test_a_table_of_positions_is_not_overrun():
     with pytest.raises(ValueError, match="64 positions, 70 are asked for"):
         subject.generate(ids(1, 60), new=10)
     assert make("llama").longest is None
+
+
+def test_longest_where_positions_start_behind_a_padding_row():
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = RobertaConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=20, pad_token_id=1,
+    )  # fmt: skip
+    subject = wb.Subject(RobertaForMaskedLM(config))
+    assert subject.longest == 18
+    subject.run(torch.arange(18)[None] + 5)
+    with pytest.raises(ValueError, match="18 positions, 19"):
+        subject.run(torch.arange(19)[None] + 5)
 
 
 def test_a_chat_goes_through_the_template():
@@ -292,7 +306,7 @@ def test_the_lens_ends_in_the_models_logits_with_one_norm(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_head_effects_add_up_to_what_attention_writes(name):
     """Frozen norms are linear: heads, MLPs, embedding and biases together give the logit difference."""
-    from workbench.subject.core import denominator
+    from workbench.subject.inside import denominator
 
     subject, tokens = make(name), ids()
     direction = subject.unembed[7] - subject.unembed[9]

@@ -174,6 +174,8 @@ def _rowwise(function: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, h: Tensor) -> Tensor:
+    if value.shape[-1] != h.shape[-1]:
+        raise ValueError(f"the edit's vectors are {value.shape[-1]} wide, the site's {h.shape[-1]}: take them from it")
     return value.to(h.device, h.dtype)
 
 

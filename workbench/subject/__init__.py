@@ -1,5 +1,6 @@
 """The model under study, over nnsight; named offline subjects."""
 
-from .core import Generation, Run, Subject, next_nll
+from .core import Run, Subject, next_nll
+from .generating import Generation
 
 __all__ = ["Generation", "Run", "Subject", "next_nll"]

@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +18,11 @@ from .. import lineage
 from ..batch import Exclusion, Tokens
 from ..edit import At, Edit
 from ..site import STREAMS, Site
-from . import offline, resolve
+from . import generating, inside, loading, resolve
+from .generating import Edits
 from .resolve import Plan
 
 log = logging.getLogger("workbench")
-Edits = Mapping[Site | str, Edit]
 Text = str | Sequence[str] | Sequence[Mapping[str, str]] | Sequence[Sequence[Mapping[str, str]]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PASSING = {"transformers_version", "_name_or_path", "architectures", "dtype", "use_cache"}  # do not change a number
@@ -46,18 +45,6 @@ class Run(NamedTuple):
 
     logits: Tensor
     h: dict[Site, Tensor]
-
-
-class Generation(NamedTuple):
-    """Generated rows, prompt included; texts without special tokens; log-probabilities of the new tokens in nats.
-
-    `logprobs` is `(text, new)`, NaN after a row's end.
-    """
-
-    tokens: Tokens
-    texts: list[str]
-    new_texts: list[str]
-    logprobs: Float[Tensor, "text new"]
 
 
 class Subject:
@@ -85,7 +72,7 @@ class Subject:
             raise ValueError(f"dtype must be auto, {', '.join(DTYPES)} or a torch dtype, got {dtype!r}")
         self.note, wrapped = "", None
         if isinstance(model, str | Path):
-            model, found, self.note = fetch(str(model), dtype)
+            model, found, self.note = loading.fetch(str(model), dtype)
             tokenizer, name = tokenizer or found, name or self.note.partition(":")[0]
         elif not isinstance(model, nn.Module):
             if not getattr(model, "dispatched", True):
@@ -352,82 +339,7 @@ class Subject:
             )
         return logits
 
-    def generate(
-        self,
-        prompt: Any,
-        edits: Edits | None = None,
-        *,
-        new: int = 40,
-        temperature: float = 0.0,
-        seed: int = 0,
-        on_token: Callable[[Int[Tensor, " text"]], Any] | None = None,
-        stop: Callable[[], bool] | threading.Event | None = None,
-    ) -> Generation:
-        """Continue prompts or chats; edits act on the prompt and on every new token. Temperature 0 takes the likeliest.
-
-        `on_token` is called with each step's tokens; generation ends after `new` tokens, at every row's end of text, or
-        as soon as `stop` is true or set. At temperature 0 rows of different lengths give what each gives alone.
-        """
-        if new < 1:
-            raise ValueError(f"new must be 1 or more tokens, got {new}")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {temperature}")
-        stopped = stop.is_set if isinstance(stop, threading.Event) else stop
-        known = self.tokens(prompt if isinstance(prompt, Tokens | Tensor) else self.tokenize(prompt, generate=True))
-        self._fits(int(known.mask.sum(-1).max()) + new)
-        rows = [row[mask].tolist() for row, mask in zip(known.ids, known.mask, strict=True)]
-        known = self.pad(rows, left=True)
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.config)
-        positions, real, keep, ones = self._places(known)
-        generator = torch.Generator().manual_seed(seed)
-        ends = self._ends()
-        alive = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        ids, mask, step, logprobs = known.ids, known.mask, known, []
-        where = (positions, real, keep, ones)
-        for _ in range(new):
-            with torch.no_grad():
-                logits = self._run(Tokens(step.ids, mask), edits or {}, (), past=cache, at=where).logits
-                logits = self._predicted(logits)[:, -1].float()
-            given = logits.log_softmax(-1)
-            if temperature == 0:
-                chosen = logits.argmax(-1)
-            else:
-                shares = (logits / temperature).softmax(-1).cpu()
-                chosen = torch.multinomial(shares, 1, generator=generator)[:, 0].to(self.device)
-            logprobs.append(torch.where(alive, given.gather(-1, chosen[:, None])[:, 0], torch.nan))
-            fill = getattr(self.tokenizer, "pad_token_id", None) or 0
-            chosen = torch.where(alive, chosen, fill)
-            ids, mask = torch.cat([ids, chosen[:, None]], 1), torch.cat([mask, alive[:, None]], 1)
-            if on_token is not None:
-                on_token(chosen)
-            alive = alive & ~torch.isin(chosen, ends)
-            if not alive.any() or (stopped is not None and stopped()):
-                break
-            step = Tokens(chosen[:, None], mask)
-            new_keep = mask[:, -1:] & ~torch.isin(chosen, self._special())[:, None]
-            where = (Tokens(ids, mask).positions[:, -1:], mask[:, -1:], new_keep, torch.zeros_like(mask[:, -1:]))
-        done = Tokens(ids, mask)
-        texts = [self._decode(row[m]) for row, m in zip(ids, mask, strict=True)]
-        start = known.ids.shape[1]
-        tails = [self._decode(row[start:][m[start:]]) for row, m in zip(ids, mask, strict=True)]
-        return Generation(done, texts, tails, torch.stack(logprobs, 1).cpu())
-
-    def _decode(self, ids: Tensor) -> str:
-        return "" if self.tokenizer is None else self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-
-    def _special(self) -> Tensor:
-        return torch.tensor(sorted(self.special_ids) if self.exclusion.special else [], dtype=torch.long).to(
-            self.device
-        )
-
-    def _ends(self) -> Tensor:
-        end = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        end = end if end is not None else getattr(self.config, "eos_token_id", None)
-        end = end if end is not None else getattr(self.tokenizer, "eos_token_id", None)
-        ids = [] if end is None else [end] if isinstance(end, int) else list(end)
-        return torch.tensor(ids, dtype=torch.long, device=self.device)
+    generate = generating.generate
 
     # ---- gradients and the middle of the model
 
@@ -501,32 +413,9 @@ class Subject:
 
     # ---- looking inside
 
-    def patterns(self, tokens: Any, layer: int) -> Float[Tensor, "text head query key"]:
-        """Attention probabilities of one layer, computed by the model's own unfused attention."""
-        if not 0 <= layer < len(self.plan.attention):
-            raise ValueError(f"layer must be 0 to {len(self.plan.attention) - 1}, got {layer}")
-        inputs, _ = self._inputs(tokens)
-        with self.lock, torch.no_grad(), self._eager():
-            with self._nnsight.trace(**inputs) as tracer:
-                output = self._envoy(self.plan.attention[layer]).output.save()
-                tracer.stop()
-            self._sweep()
-        found = [t for t in output if isinstance(t, Tensor) and t.ndim == 4] if isinstance(output, tuple | list) else []
-        if not found:
-            raise ValueError(f"{self.plan.attention[layer]} gives no attention probabilities: they stay inside it")
-        return found[0].float()
-
-    @contextmanager
-    def _eager(self) -> Any:
-        if not hasattr(self.model, "set_attn_implementation"):
-            yield
-            return
-        old = self.config._attn_implementation  # type: ignore[union-attr]
-        self.model.set_attn_implementation("eager")  # type: ignore[operator]
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(old)  # type: ignore[operator]
+    patterns = inside.patterns
+    lens = inside.lens
+    head_effects = inside.head_effects
 
     def _head(self) -> tuple[nn.Module, nn.Module]:
         if self.plan.unembed is None:
@@ -545,12 +434,12 @@ class Subject:
     @property
     def gain(self) -> Float[Tensor, " d"]:
         """The final norm's gain per entry: `unembed * gain` reads the normalised residual stream."""
-        return frozen(self._head()[0], self.d or 0, self.dtype, self.device)[0]
+        return inside.frozen(self._head()[0], self.d or 0, self.dtype, self.device)[0]
 
     @property
     def centred(self) -> bool:
         """Whether the final norm removes the mean over entries (LayerNorm does, RMSNorm does not)."""
-        return frozen(self._head()[0], self.d or 0, self.dtype, self.device)[1]
+        return inside.frozen(self._head()[0], self.d or 0, self.dtype, self.device)[1]
 
     @torch.no_grad()
     def logits_of(self, h: Float[Tensor, "*row d"]) -> Float[Tensor, "*row vocab"]:
@@ -567,62 +456,10 @@ class Subject:
         with self.lock:
             return unembed(norm(h.to(self.device, self.dtype))).float()
 
-    def lens(self, tokens: Any, layers: Sequence[int] | None = None) -> Float[Tensor, "layer text pos vocab"]:
-        """Logit lens: every layer's residual stream through the model's head. The last layer gives the model's logits.
-
-        Costs layers x tokens x vocabulary numbers: give `layers` for long texts. Source: nostalgebraist 2020.
-        """
-        chosen = [Site(layer, "resid") for layer in (range(self.layers) if layers is None else layers)]
-        found = self.read(tokens, chosen)
-        return torch.stack([self.logits_of(found[site]) for site in chosen])
-
-    @torch.no_grad()
-    def head_effects(self, tokens: Any, direction: Float[Tensor, " d"]) -> Float[Tensor, "text pos layer head"]:
-        """What each attention head adds to the logit along `direction`, with all norm denominators frozen.
-
-        `direction` lives where the unembedding reads, e.g. `unembed[a] - unembed[b]`. Direct effects only, before any
-        cap or scale of the logits.
-        Source: Elhage et al. 2021, direct logit attribution.
-        """
-        heads = self._heads()
-        norm, _ = self._head()
-        if direction.shape != (self.d,):
-            raise ValueError(f"the direction must be ({self.d},), got {tuple(direction.shape)}")
-        last = Site(self.layers - 1, "resid")
-        sites = [Site(layer, s) for layer in range(self.layers) for s in ("heads", "attn_out")]
-        h = self.read(tokens, [*sites, last])
-        gain, centred = frozen(norm, self.d or 0, self.dtype, self.device)
-        w = direction.to(self.device).float() * gain
-        w = w - w.mean() if centred else w
-        scale = denominator(norm, h[last], gain, centred, self.dtype)
-        effects = []
-        for layer in range(self.layers):
-            projection: Any = self._modules[self.plan.port(Site(layer, "heads")).path]
-            weight = projection.weight.float()
-            weight = weight if type(projection).__name__ == "Conv1D" else weight.T  # (in, out)
-            out, through, local = self.plan.port(Site(layer, "attn_out")).path, w, scale
-            inner = self._modules[out]
-            if not resolve.has_matrix(inner):  # a norm after attention: its denominator is frozen too
-                raw = h[Site(layer, "heads")] @ weight
-                raw = raw if projection.bias is None else raw + projection.bias.float()
-                own, own_centred = frozen(inner, self.d or 0, self.dtype, self.device)
-                through = w * own - (w * own).mean() if own_centred else w * own
-                local = scale * denominator(inner, raw, own, own_centred, self.dtype)
-            by_head = (weight @ through).unflatten(0, (heads, -1))  # (head, width)
-            each = h[Site(layer, "heads")].unflatten(-1, (heads, -1))
-            effects.append(torch.einsum("tphw,hw->tph", each, by_head) * local[..., None])
-        return torch.stack(effects, 2)
-
     def _text_config(self) -> Any:
         """The configuration of the language part of a model that also sees, else the model's own."""
         config: Any = self.config
         return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-    def _heads(self) -> int:
-        count = getattr(self._text_config(), "num_attention_heads", None)
-        if count is None or "heads" not in self.plan.streams:
-            raise ValueError(self.plan.missing("heads"))
-        return int(count)
 
     # ---- machinery
 
@@ -661,7 +498,10 @@ class Subject:
         most = getattr(self._text_config(), "max_position_embeddings", None)
         words = self.model.get_input_embeddings() if self.vocab is not None else None  # type: ignore[operator]
         tables = [m for m in self.model.modules() if isinstance(m, nn.Embedding) and m is not words]
-        return most if most and any(m.num_embeddings >= most for m in tables) else None
+        table = next((m for m in tables if most and m.num_embeddings >= most), None)
+        if table is None or table.padding_idx is None:
+            return most if table is not None else None
+        return table.num_embeddings - table.padding_idx - 1  # RoBERTa counts positions from behind its padding row
 
     def _resolve(self, sites: Mapping[str, str] | None) -> Plan:
         first, second = self._probes()
@@ -771,70 +611,11 @@ class Subject:
         log.info("%s: %s", self.name, self.dtype_note)
 
 
-def fetch(name: str, dtype: torch.dtype | str | None) -> tuple[nn.Module, Any, str]:
-    """A model and its tokenizer from a name, a folder or a hub id, and a line about them."""
-    if name in offline.NAMES:
-        model, tokenizer, note = offline.load(name)
-        return model.requires_grad_(False), tokenizer, f"{name}: {note}"
-    import transformers
-
-    folder = Path(name).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{name} has no config.json: give the folder that save_pretrained wrote")
-    if not folder.exists() and name.count("/") != 1:
-        raise ValueError(
-            f"no model is called {name!r}: there are {', '.join(offline.NAMES)} without a hub; else give a folder, "
-            f"a hub id `owner/name`, or a torch module"
-        )
-    try:
-        config = transformers.AutoConfig.from_pretrained(name)
-        architectures = getattr(config, "architectures", None) or [""]
-        kind = getattr(transformers, architectures[0], None) or transformers.AutoModel
-        model = kind.from_pretrained(name, dtype="auto" if dtype is None else torch.float32)
-        model.requires_grad_(False)  # a loss through `finish` must not reach the subject's weights
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{name} could not be opened ({first}): check the id and the network, or give a folder"
-        ) from error
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("%s has no tokenizer that could be opened (%s)", name, str(error).splitlines()[0])
-        tokenizer = None
-    return model, tokenizer, f"{name}: opened by transformers {transformers.__version__}"
-
-
 def next_nll(logits: Float[Tensor, "text pos vocab"], tokens: Tokens) -> Float[Tensor, "text pos"]:
     """Negative log-probability in nats of each real token given those before; NaN at first positions and padding."""
     given = -logits[:, :-1].float().log_softmax(-1).gather(-1, tokens.ids[:, 1:, None])[..., 0]
     both = tokens.mask[:, 1:] & tokens.mask[:, :-1]
     return torch.cat([torch.full_like(given[:, :1], torch.nan), torch.where(both, given, torch.nan)], 1)
-
-
-def frozen(norm: nn.Module, d: int, dtype: torch.dtype, device: torch.device) -> tuple[Float[Tensor, " d"], bool]:
-    """A norm's gain per entry, and whether it removes the mean; found by trying it on vectors of +1 and -1."""
-    with torch.no_grad():
-        signs = torch.ones(d, device=device)
-        signs[::2] = -1
-        if isinstance(norm, nn.Identity):
-            return torch.ones(d, device=device), False
-        zero = norm(torch.zeros(1, d, dtype=dtype, device=device)).float()[0]
-        big = 100 * signs[None].to(dtype)  # large, so that the norm's epsilon does not show
-        gain = (norm(big).float()[0] - zero) * signs
-        shifted = norm(big + 50).float()[0] - zero
-        return gain, bool(torch.allclose(shifted * signs, gain, rtol=1e-2, atol=1e-3))
-
-
-def denominator(
-    norm: nn.Module, x: Float[Tensor, "*row d"], gain: Float[Tensor, " d"], centred: bool, dtype: torch.dtype
-) -> Float[Tensor, "*row"]:
-    """The factor a norm multiplies each (centred) row by, beside its gain."""
-    if isinstance(norm, nn.Identity):
-        return torch.ones(x.shape[:-1], device=x.device)
-    base = (x - x.mean(-1, keepdim=True) if centred else x) * gain
-    out = norm(x.to(dtype)).float() - norm(torch.zeros_like(x).to(dtype)).float()
-    return (out * base).sum(-1) / base.square().sum(-1)
 
 
 def _logits(output: Any) -> Tensor:
