@@ -126,7 +126,8 @@ def main() -> None:
         print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v!s:16}" for k, v in row.items()))
     if options.record:
         command = " ".join(["python bench/harvest.py", *sys.argv[1:]])
-        tested = ["workbench/harvest/*.py", "workbench/subject/*.py", "workbench/lineage.py", "bench/harvest.py"]
+        harvest = [f"workbench/harvest/{name}.py" for name in ("collect", "store", "tokens")]
+        tested = [*harvest, "workbench/subject/*.py", "workbench/lineage.py", "bench/harvest.py"]
         print(record("harvest", command, rows, tested))
 
 

@@ -138,7 +138,8 @@ def main() -> None:
         table.append(row)
         print("  ".join(f"{k}: {v:.1f}" if isinstance(v, float) else str(v) for k, v in row.items()))
     if options.record:
-        tested = ["workbench/harvest/*.py", "workbench/dictionary/training.py", "bench/memory.py"]
+        harvest = [f"workbench/harvest/{name}.py" for name in ("collect", "store", "tokens")]
+        tested = [*harvest, "workbench/dictionary/training.py", "bench/memory.py"]
         print(record("memory", " ".join(["python bench/memory.py", *sys.argv[1:]]), table, tested))
 
 
