@@ -49,11 +49,12 @@ torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips (docs/
 torture-short: $(STAMP)  ## a few kills, a few flips
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m torture
 
-bench: $(STAMP)  ## harvest against the bare forward, memory against rows, steps (docs/measurements.md)
+bench: $(STAMP)  ## harvest, memory, training steps, prompt sets (docs/measurements.md)
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) bench/harvest.py --record
 	$(PY) bench/memory.py --record
 	$(PY) bench/train.py --record
+	$(PY) bench/prompts.py --record
 
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0

@@ -16,10 +16,11 @@ ROOMS = {  # room -> rooms it may import beside the doors
     "harvest": {"subject"},
     "dictionary": {"subject"},
     "geometry": {"subject", "harvest", "dictionary"},
-    "evaluate": {"subject", "harvest", "dictionary", "geometry"},
-    "interpret": {"subject", "harvest", "dictionary", "geometry"},
-    "steer": {"subject", "harvest", "dictionary", "geometry"},
-    "report": {"subject", "harvest", "dictionary", "geometry", "evaluate", "interpret", "steer"},
+    "testbeds": {"subject", "harvest", "dictionary"},
+    "evaluate": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
+    "interpret": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
+    "steer": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
+    "report": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate", "interpret", "steer"},
 }
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 

@@ -30,6 +30,7 @@ DOORS = {
     "interpret": None,
     "steer": None,
     "geometry": None,
+    "testbeds": None,
     "report": None,
     "catalogue": None,
     "lineage": None,
@@ -39,7 +40,7 @@ __all__ = [*DOORS, "save"]
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer
+    from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer, testbeds
     from .batch import Batch, Exclusion, Tokens
     from .code import Code, Codec
     from .dictionary import Dictionary, check, load, recipe, start, train

@@ -11,6 +11,8 @@ FOLDERS = {
     "variants": "workbench.dictionary.variants",
     "evals": "workbench.evaluate.evals",
     "methods": "workbench.steer.methods",
+    "worlds": "workbench.testbeds.worlds",
+    "prompts": "workbench.testbeds.prompts",
 }
 
 

@@ -519,7 +519,7 @@ class Subject:
             other[:, 0] = -1.5 * other[:, 0] + 0.5  # a mere shift would vanish in a LayerNorm
             return self._probe, other
         if self.vocab is not None:
-            ids = (torch.arange(10) * 7 + 5)[None] % self.vocab
+            ids = (torch.arange(min(10, self._longest() or 10)) * 7 + 5)[None] % self.vocab
             other = ids.clone()
             other[0, 0] = (ids[0, 0] + 11) % self.vocab
             return ids, other

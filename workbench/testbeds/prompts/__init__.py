@@ -1,0 +1,1 @@
+"""Prompt sets with labels, one file each; a set's function bears the file's name."""
