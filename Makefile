@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench lock clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench retrain lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -55,6 +55,9 @@ bench: $(STAMP)  ## harvest, memory, training steps, prompt sets (docs/measureme
 	$(PY) bench/memory.py --record
 	$(PY) bench/train.py --record
 	$(PY) bench/prompts.py --record
+
+retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)
+	$(PY) bench/retrain.py --record
 
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
