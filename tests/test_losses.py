@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from workbench.batch import Batch
 from workbench.code import Code
 from workbench.dictionary import Dictionary, Progress, Term, decoders, encoders, losses, recipe, schedules, sparsifiers
-from workbench.dictionary.selection import top_batch, top_rows
+from workbench.dictionary.kernels import top_batch, top_rows
 
 AT = Progress(5, 500, 1000)
 
@@ -77,14 +77,14 @@ def test_asking_for_all_pre_activations_changes_no_output_or_gradient(sparsifier
 def test_picked_entries_and_columns_pass_gradcheck_on_every_input(center):
     encoder, decoder = encoders.Linear((5,), 12, center=center).double(), decoders.Linear(12, (5,)).double()
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    chosen = Code.fixed(torch.stack([torch.randperm(12)[:3] for _ in range(4)]), torch.zeros(4, 3).double(), 12)
+    indices = torch.stack([torch.randperm(12)[:3] for _ in range(4)])
     columns = torch.tensor([2, 3, 11])
 
     def pick(x, weight, bias, center):
         return torch.func.functional_call(
             _Both(encoder, decoder),
             {"encoder.weight": weight, "encoder.bias": bias, "decoder.bias": center},
-            (x, chosen, columns),
+            (x, indices, columns),
         )
 
     inputs = (x, encoder.weight, encoder.bias, decoder.bias)
@@ -96,10 +96,11 @@ class _Both(torch.nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(self, x, chosen, columns):
+    def forward(self, x, indices, columns):
         with torch.no_grad():
             pre = self.encoder(x, self.decoder)
-        return self.encoder.pick(x, self.decoder, pre, chosen), self.encoder.columns(x, self.decoder, pre, columns)
+        chosen = Code.fixed(indices, pre.gather(1, indices), 12)
+        return self.encoder.pick(x, self.decoder, chosen, columns, pre[:, columns])
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,9 +118,9 @@ def test_selection_of_each_row_keeps_the_values_that_topk_keeps(rows, latents, k
 def test_selection_of_a_batch_keeps_what_a_full_sort_keeps(rows, latents, count, seed, ties):
     pre = torch.randn(rows, latents, generator=torch.Generator().manual_seed(seed))
     pre = pre.round(decimals=1) if ties else pre
-    offsets, chosen = top_batch(pre, count)
-    at = torch.repeat_interleave(torch.arange(rows), offsets.diff())
-    kept = pre[at, chosen]
+    code = top_batch(pre, count)
+    at, chosen, kept = code.support.rows, code.indices, code.values
+    assert torch.equal(kept, pre[at, chosen])
     wanted = pre.flatten().sort(descending=True).values[:count]
     wanted = wanted[wanted > 0]
     torch.testing.assert_close(kept.sort(descending=True).values, wanted, rtol=0, atol=0)
@@ -128,8 +129,8 @@ def test_selection_of_a_batch_keeps_what_a_full_sort_keeps(rows, latents, count,
 
 
 def test_selection_of_a_batch_gives_ties_to_earlier_rows():
-    offsets, chosen = top_batch(torch.ones(3, 2), 3)
-    assert offsets.tolist() == [0, 2, 3, 3] and chosen.tolist() == [0, 1, 0]
+    code = top_batch(torch.ones(3, 2), 3)
+    assert code.offsets.tolist() == [0, 2, 3, 3] and code.indices.tolist() == [0, 1, 0]
 
 
 def test_topk_keeps_fewer_where_fewer_are_positive():

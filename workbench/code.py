@@ -180,7 +180,8 @@ class Code:
         """Rows in which each latent is active."""
         if self.indices is None:
             return (self.values != 0).sum(0)
-        return torch.bincount(self.indices[self.values != 0].reshape(-1), minlength=self.latents)
+        on = (self.values != 0).reshape(-1).long()
+        return on.new_zeros(self.latents).index_add_(0, self.indices.reshape(-1), on)
 
     def weigh(self, weights: Float[Tensor, " latent"]) -> Float[Tensor, " row"]:
         """Sum over a row's latents of |value| * weight, differentiable in both."""

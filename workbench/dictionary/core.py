@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..batch import Batch, Exclusion
 from ..code import Code
 from ..site import Site
+from . import kernels
 
-CHUNK = 1 << 24  # pre-activations held at once by `encode`: bounds its memory, not its result
 NEEDS = frozenset({"pre", "pre_dead", "finish", "grads"})
 
 
@@ -107,6 +107,7 @@ class Dictionary(nn.Module):
         self.subject: str | None = None  # fingerprint of the model that the rows came from
         self.call: dict[str, Any] | None = None  # {"variant", "args", "seed"}: rebuilds the parts
         self.training_summary: dict[str, Any] = {}
+        self.rough = False  # rank latents by a bfloat16 product while training
 
     @property
     def d(self) -> int:
@@ -128,25 +129,27 @@ class Dictionary(nn.Module):
         """
         x, y = batch.x * self.scale_in, batch.y * self.scale_out
         wants_dead = "pre_dead" in needs and dead is not None and len(dead) > 0
-        pre_dead = None
-        if self.sparsifier.selects and "pre" not in needs and hasattr(self.encoder, "pick"):
-            with torch.no_grad():
-                pre = self.encoder(x, self.decoder)
-                chosen = self.sparsifier(pre)
-            code = self.sparsifier.activate(chosen.like(self.encoder.pick(x, self.decoder, pre, chosen)))
-            if wants_dead:
-                pre_dead = self.encoder.columns(x, self.decoder, pre, dead)
-            return Pass(self, batch, x, y, code, None, pre_dead, dead, rng)
+        if "pre" not in needs and hasattr(self.encoder, "pick") and kernels.is_sparse(self.sparsifier, self.latents):
+            columns = dead if wants_dead else None
+            chosen, at_dead = kernels.choose(
+                self.encoder, self.sparsifier, self.decoder, x, self.latents, dead=columns, rough=self.rough
+            )
+            values, pre_dead = self.encoder.pick(x, self.decoder, chosen, columns, at_dead)
+            return self._pass(batch, x, y, chosen.like(values), None, pre_dead, dead, rng)
         pre = self.encoder(x, self.decoder)
-        if self.sparsifier.selects:
-            with torch.no_grad():
-                chosen = self.sparsifier(pre)
-            code = self.sparsifier.activate(chosen.like(chosen.look_up(pre)))
-        else:
-            code = self.sparsifier(pre)
-        if wants_dead:
-            pre_dead = pre[:, dead]
-        return Pass(self, batch, x, y, code, pre if "pre" in needs else None, pre_dead, dead, rng)
+        pre_dead = pre[:, dead] if wants_dead else None
+        kept = pre if "pre" in needs else None
+        if not self.sparsifier.selects:
+            return Pass(self, batch, x, y, self.sparsifier(pre), kept, pre_dead, dead, rng)
+        with torch.no_grad():
+            chosen = self.sparsifier(pre)
+        return self._pass(batch, x, y, chosen.like(chosen.look_up(pre)), kept, pre_dead, dead, rng)
+
+    def _pass(self, batch: Batch, x: Tensor, y: Tensor, chosen: Code, *rest: Any) -> "Pass":
+        """The pass of a selecting sparsifier, once the chosen pre-activations have their gradient."""
+        wide = self.sparsifier.activate(chosen)
+        code = self.sparsifier.narrow(wide) if hasattr(self.sparsifier, "narrow") else wide
+        return Pass(self, batch, x, y, code, *rest, wide=wide)
 
     def encode(self, x: Float[Tensor, "row *inp"]) -> Code:
         """The code of rows in the model's units; each row by itself, whatever else is in the batch.
@@ -158,10 +161,9 @@ class Dictionary(nn.Module):
                 f"rows at {self.site or 'this site'} must be (row, {', '.join(map(str, self.shape))}), "
                 f"got {tuple(x.shape)}: read the site this dictionary was trained on"
             )
-        step = max(1, CHUNK // self.latents)
         codes = [
-            self.sparsifier.infer(self.encoder(part.to(self.scale_in.dtype) * self.scale_in, self.decoder))
-            for part in (x.split(step) if len(x) else [x])
+            self.sparsifier.infer(self.encoder(x[part].to(self.scale_in.dtype) * self.scale_in, self.decoder))
+            for part in kernels.tiles(len(x), self.latents)
         ]
         return codes[0] if len(codes) == 1 else Code.cat(codes)
 
@@ -234,7 +236,9 @@ class Pass:
         pre_dead: Float[Tensor, "row dead"] | None = None,
         dead: Int[Tensor, " dead"] | None = None,
         rng: torch.Generator | None = None,
+        wide: Code | None = None,
     ):
+        self.wide = code if wide is None else wide  # all that training selected, where that is more than the code
         self.dictionary, self.batch, self.x, self.y, self.code = dictionary, batch, x, y, code
         self._pre, self.pre_dead, self.dead, self.rng = pre, pre_dead, dead, rng
 

@@ -1,5 +1,6 @@
 """Decoders: code -> reconstruction. A decoder owns its atoms and the constraint on them."""
 
+import os
 from math import prod
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..code import Code
+
+ATOMS = 1024  # at a time in a projection: they stay in cache
 
 
 class Linear(nn.Module):
@@ -22,18 +25,21 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape))
 
     def forward(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]:
+        if os.environ.get("WORKBENCH_KERNELS") == "dense":
+            code = Code.dense(code.to_dense())
         return code.combine(self.weight, upto).unflatten(-1, self.shape) + self.bias
 
     @torch.no_grad()
     def project_grad_(self) -> None:
         if self.unit and self.weight.grad is not None:
-            along = torch.linalg.vecdot(self.weight.grad, self.weight)
-            self.weight.grad.addcmul_(self.weight, along[:, None], value=-1)
+            for grad, atoms in zip(self.weight.grad.split(ATOMS), self.weight.split(ATOMS), strict=True):
+                grad.addcmul_(atoms, torch.linalg.vecdot(grad, atoms)[:, None], value=-1)
 
     @torch.no_grad()
     def project_(self) -> None:
         if self.unit:
-            self.weight.div_(torch.linalg.vector_norm(self.weight, dim=-1, keepdim=True).clamp_min(1e-12))
+            for atoms in self.weight.split(ATOMS):
+                atoms.div_(torch.linalg.vector_norm(atoms, dim=-1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def fold_(self, scale_out: float) -> None:

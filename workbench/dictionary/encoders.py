@@ -1,5 +1,6 @@
 """Encoders: input -> pre-activations."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -9,63 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..code import Code, Support
-
-
-class _Pick(torch.autograd.Function):
-    """Chosen entries of x W + b - center W, taken from a product made without a graph; gradients stay sparse."""
-
-    @staticmethod
-    def forward(ctx, values, x, weight, bias, center, support: Support):
-        ctx.save_for_backward(x, weight, center)
-        ctx.support = support
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        x, weight, center = ctx.saved_tensors
-        (grad,), support = grads, ctx.support
-        _, to_x, to_weight, to_bias, to_center, _ = ctx.needs_input_grad
-        rows = weight.T  # (latent, in)
-        summed = grad.new_zeros(support.latents).index_add(0, support.indices, grad)  # per latent
-        return (
-            None,
-            support.combine(grad, rows) if to_x else None,
-            _centred(support.collect(grad, x), summed, center).T if to_weight else None,
-            summed if to_bias else None,
-            -(weight @ summed) if to_center else None,
-            None,
-        )
-
-
-class _Columns(torch.autograd.Function):
-    """Chosen columns of x W + b - center W, taken from a product made without a graph."""
-
-    @staticmethod
-    def forward(ctx, values, x, weight, bias, center, columns):
-        ctx.save_for_backward(x, weight, center, columns)
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        x, weight, center, columns = ctx.saved_tensors
-        (grad,) = grads
-        _, to_x, to_weight, to_bias, to_center, _ = ctx.needs_input_grad
-        some, summed = weight.T[columns], grad.sum(0)
-        spread = torch.zeros_like(weight.T)
-        spread[columns] = _centred(grad.T @ x, summed, center)
-        return (
-            None,
-            grad @ some if to_x else None,
-            spread.T if to_weight else None,
-            summed.new_zeros(weight.shape[1]).index_copy(0, columns, summed) if to_bias else None,
-            -(summed @ some) if to_center else None,
-            None,
-        )
-
-
-def _centred(products: Tensor, summed: Tensor, center: Tensor | None) -> Tensor:
-    """Turn sums of gradient * x into sums of gradient * (x - center)."""
-    return products if center is None else products.addr(summed, center, alpha=-1)
+from .kernels import pick
 
 
 class Linear(nn.Module):
@@ -87,32 +32,42 @@ class Linear(nn.Module):
     def _center(self, decoder: Any) -> Tensor | None:
         return decoder.bias.flatten() if self.center else None
 
-    def forward(self, x: Float[Tensor, "row *inp"], decoder: Any) -> Float[Tensor, "row latent"]:
-        shift, center = self.bias, self._center(decoder)
-        if center is not None:
-            moved = -(center @ self.weight)
-            shift = moved if shift is None else shift + moved
+    def _centred(self, x: Tensor, decoder: Any) -> Tensor:
         x = x.flatten(1)
-        return x @ self.weight if shift is None else torch.addmm(shift, x, self.weight)
+        return x - decoder.bias.flatten() if self.center else x
+
+    def forward(self, x: Float[Tensor, "row *inp"], decoder: Any) -> Float[Tensor, "row latent"]:
+        x = self._centred(x, decoder)
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
 
     def pick(
-        self, x: Float[Tensor, "row *inp"], decoder: Any, pre: Float[Tensor, "row latent"], chosen: Code
-    ) -> Float[Tensor, " n"]:
-        """Entries of `pre` at the chosen pairs, differentiable, without a graph through the whole of `pre`."""
-        values = chosen.look_up(pre).reshape(-1)
-        return _Pick.apply(values, x.flatten(1), self.weight, self.bias, self._center(decoder), chosen.support)
-
-    def columns(
         self,
         x: Float[Tensor, "row *inp"],
         decoder: Any,
-        pre: Float[Tensor, "row latent"],
-        columns: Int[Tensor, " some"],
-    ) -> Float[Tensor, "row some"]:
-        """Columns of `pre`, differentiable."""
-        return _Columns.apply(
-            pre.index_select(1, columns), x.flatten(1), self.weight, self.bias, self._center(decoder), columns
-        )
+        chosen: Code,
+        columns: Int[Tensor, " some"] | None = None,
+        at_columns: Float[Tensor, "row some"] | None = None,
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "row some"] | None]:
+        """Pre-activations at the chosen pairs and in whole columns, whose numbers are known, with sparse gradients."""
+        center = decoder.bias.flatten() if self.center else None
+        values = chosen.values.reshape(-1)
+        return pick(x.flatten(1), self.weight, self.bias, center, chosen.support, values, columns, at_columns)
+
+    def values(self, x: Float[Tensor, "row *inp"], decoder: Any, support: Support) -> Float[Tensor, " n"]:
+        """Pre-activations of single pairs, each by its own product."""
+        found = support.dots(self.weight.T, self._centred(x, decoder))
+        return found if self.bias is None else found + self.bias[support.indices]
+
+    def rough(self, decoder: Any) -> Callable[[Tensor, Any], Tensor]:
+        """`forward` by a product in bfloat16: to rank latents, not to take their values."""
+        weight = self.weight.detach().bfloat16()
+        bias = None if self.bias is None else self.bias.detach().bfloat16()
+
+        def product(x: Tensor, decoder: Any) -> Tensor:
+            x = self._centred(x, decoder).bfloat16()
+            return x @ weight if bias is None else torch.addmm(bias, x, weight)
+
+        return product
 
     @torch.no_grad()
     def fold_(self, scale_in: float, scale_out: float) -> None:

@@ -1,32 +1,57 @@
 """Sparsifiers: pre-activations -> code."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..code import Code
-from .selection import top_batch, top_rows
+from .kernels.select import above, keep, largest, top_batch, top_rows
+
+Tiles = Callable[[], Iterator[Tensor]]  # pre-activations of consecutive rows, from the first each time it is called
 
 
 class TopK(nn.Module):
-    """Each row's k largest, rectified: fewer where fewer are positive."""
+    """Each row's k largest, rectified: fewer where fewer are positive.
+
+    With `wide` > k, training selects so many, the largest first; `narrow` cuts to k (Multi-TopK, Gao et al. 2024).
+    """
 
     selects, signed = True, False
 
-    def __init__(self, k: int, latents: int):
+    def __init__(self, k: int, latents: int, *, wide: int | None = None):
         super().__init__()
         _check_k(k, latents)
-        self.k = k
+        if wide is not None and not k < wide <= latents:
+            raise ValueError(f"wide must be more than k={k} and at most latents={latents}, got {wide}")
+        self.k, self.wide = k, wide
 
-    def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
-        chosen = top_rows(pre, self.k)
-        return Code.fixed(chosen, pre.gather(1, chosen), pre.shape[1])
+    def forward(self, pre: Float[Tensor, "row latent"], slack: float = 1.0) -> Code:
+        chosen = top_rows(pre, min(round(slack * (self.wide or self.k)), pre.shape[1]))
+        code = Code.fixed(chosen, pre.gather(1, chosen), pre.shape[1])
+        return self.refine(code) if slack == 1.0 and self.wide else code
+
+    def choose(self, tiles: Tiles, rows: int, slack: float = 1.0) -> Code:
+        """What `forward` chooses of all tiles together, or `slack` times as many."""
+        return Code.cat([self(tile, slack) for tile in tiles()])
+
+    def refine(self, code: Code) -> Code:
+        """The best of candidates, the largest first."""
+        best = code.values.topk(self.wide or self.k, dim=-1)
+        return Code.fixed(_indices(code).gather(1, best.indices), best.values, code.latents)
 
     def activate(self, code: Code) -> Code:
         return code.like(code.values.relu())
 
+    def narrow(self, code: Code) -> Code:
+        """The k largest of a wide code."""
+        if self.wide is None:
+            return code
+        return Code.fixed(_indices(code)[:, : self.k], code.values[:, : self.k], code.latents)
+
     def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return self.activate(self(pre))
+        return self.narrow(self.activate(self(pre)))
 
 
 class BatchTopK(nn.Module):
@@ -43,11 +68,31 @@ class BatchTopK(nn.Module):
         _check_k(k, latents)
         self.k = k
         self.register_buffer("threshold", torch.tensor(-1.0))  # a buffer, so that it is saved
+        self._low = 0.0  # smallest value kept in the last batch: where to look first in the next
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
-        offsets, chosen = top_batch(pre, self.k * len(pre))
-        code = Code.csr(offsets, chosen, pre.new_empty(len(chosen)), pre.shape[1])
-        return code.like(code.look_up(pre))
+        return top_batch(pre, self.k * len(pre))
+
+    def choose(self, tiles: Tiles, rows: int, slack: float = 1.0) -> Code:
+        """What `forward` chooses of all tiles together, or `slack` times as many.
+
+        Entries a little below the last batch's smallest are candidates, found without sorting. Where they turn out too
+        few, the tiles are made again and each gives its best: the choice is exact either way.
+        """
+        count, kept = round(slack * self.k * rows), None
+        if self._low > 0:
+            kept = largest(Code.cat([above(tile, 0.9 * self._low) for tile in tiles()]), count)
+        if kept is None or len(kept.values) < count:
+            parts: list[Code] = []
+            for tile in tiles():
+                parts = [largest(Code.cat([*parts, top_batch(tile, count)]), count)]
+            kept = parts[0]
+        self._low = float(kept.values.min()) if len(kept.values) else 0.0
+        return kept
+
+    def refine(self, code: Code) -> Code:
+        """The best of candidates."""
+        return largest(keep(code, code.values > 0), self.k * len(code))
 
     def activate(self, code: Code) -> Code:
         return code  # only positive entries were chosen
@@ -149,3 +194,9 @@ class JumpReLU(nn.Module):
 def _check_k(k: int, latents: int) -> None:
     if not 1 <= k <= latents:
         raise ValueError(f"k must be 1..latents={latents}, got {k}")
+
+
+def _indices(code: Code) -> Tensor:
+    if code.indices is None:
+        raise ValueError("a dense code has no chosen entries to look at")
+    return code.indices

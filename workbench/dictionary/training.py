@@ -209,7 +209,7 @@ class _Learner:
         for hook in self.recipe.hooks:
             hook.after_step(self.dictionary, seen, at)
         self.idle += len(seen.x)
-        self.idle[seen.code.fired() > 0] = 0
+        self.idle.masked_fill_(seen.code.fired() > 0, 0)
 
     def row(self, seen: Pass, terms: dict[str, Tensor], total: Tensor, after: int) -> dict[str, float]:
         with torch.no_grad():
