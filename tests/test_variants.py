@@ -38,6 +38,18 @@ def looped():
     return [name for name in VARIANTS if recipe(name, **module(name).SUITE).losses]
 
 
+def selects(name):
+    """Whether a variant is trained by the loop and keeps few latents: then it has a sparse and a dense path."""
+    made = recipe(name, **module(name).SUITE)
+    return bool(made.losses) and made.dictionary.sparsifier.selects
+
+
+def suite():
+    """All tests of this file that take a variant's name."""
+    tests = {n: f for n, f in globals().items() if n.startswith("test_")}
+    return [f for f in tests.values() if "name" in inspect.signature(f).parameters]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_says_what_it_is(name):
     assert module(name).KIND in KINDS
@@ -185,9 +197,7 @@ def test_the_guides_example_is_a_variant_with_nothing_else_edited(tmp_path, monk
     assert name in catalogue.names("variants") and name not in VARIANTS
     assert next(row for row in catalogue.table("variants") if row["name"] == name)["what"].startswith("AbsTopK")
     ran = 0
-    for test in [
-        f for n, f in globals().items() if n.startswith("test_") and "name" in inspect.signature(f).parameters
-    ]:
+    for test in suite():
         wanted = {"name": name, "tmp_path": tmp_path_factory.mktemp("suite")}
         test(**{k: v for k, v in wanted.items() if k in inspect.signature(test).parameters})
         ran += 1

@@ -43,7 +43,7 @@ def bound(folder: str, name: str, **args: Any) -> dict[str, Any]:
     except TypeError as error:
         raise TypeError(f"{name}{signature}: {error}") from None
     call.apply_defaults()
-    return dict(call.arguments)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in call.arguments.items()}  # as JSON gives it back
 
 
 def table(folder: str) -> list[dict[str, str]]:

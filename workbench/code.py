@@ -127,7 +127,7 @@ class Code:
             return Support(self.indices, self.offsets, self.latents)
         rows, k = self.indices.shape
         offsets = torch.arange(rows + 1, device=self.indices.device) * k
-        return Support(self.indices.reshape(-1), offsets, self.latents)
+        return Support(self.indices.reshape(-1).contiguous(), offsets, self.latents)
 
     def like(self, values: Float[Tensor, "..."]) -> "Code":
         """The same chosen pairs with other values, in this code's layout or flat."""

@@ -4,11 +4,14 @@ A term is (pass, dictionary, progress) -> scalar in scaled units: squared errors
 averaged over rows, so a term does not change with the batch's size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .core import Dictionary, Pass, Progress, Schedule, Term
+from .kernels import check_widths, prefixes
 
 Scalar = Float[Tensor, ""]
 ENCODER, DECODER = frozenset({"encoder"}), frozenset({"decoder"})
@@ -21,6 +24,26 @@ def mse(*, trains: frozenset[str] = ENCODER | DECODER) -> Term:
         return (p.y - p.y_hat).square().flatten(1).sum(-1).mean()
 
     return Term(loss, trains)
+
+
+def wide_mse(weight: float | Schedule) -> Term:
+    """Squared error per row of the wide code's reconstruction (`TopK(wide=)`): the code degrades gracefully with k."""
+
+    def loss(p: Pass, d: Dictionary, at: Progress) -> Scalar:
+        return (p.y - d.decoder(p.wide)).square().flatten(1).sum(-1).mean()
+
+    return Term(loss, ENCODER | DECODER, weight=weight)
+
+
+def nested_mse(widths: Sequence[int], latents: int) -> Term:
+    """Squared error per row, averaged over reconstructions by the first m latents for each m of the growing widths."""
+    check_widths(widths, latents)
+
+    def loss(p: Pass, d: Dictionary, at: Progress) -> Scalar:
+        parts = prefixes(p.code, d.decoder.weight, widths) + d.decoder.bias.flatten()
+        return (p.y.flatten(1) - parts).square().sum(-1).mean()
+
+    return Term(loss, ENCODER | DECODER)
 
 
 def l1(weight: float | Schedule) -> Term:

@@ -8,14 +8,14 @@ path is held to; `sparse` forces the fast one; otherwise codes of up to one late
 import os
 from typing import Any
 
-from .choose import choose, tiles
-from .nested import prefixes
+from .nested import check_widths, prefixes
 from .pick import pick
 from .select import top_batch, top_rows
+from .tile import choose, tiles
 
 CROWDED = 1 / 8  # share of latents on in a row above which gathering costs more than a product
 
-__all__ = ["choose", "is_sparse", "pick", "prefixes", "tiles", "top_batch", "top_rows"]
+__all__ = ["check_widths", "choose", "is_sparse", "pick", "prefixes", "tiles", "top_batch", "top_rows"]
 
 
 def is_sparse(sparsifier: Any, latents: int) -> bool:

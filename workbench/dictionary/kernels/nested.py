@@ -14,8 +14,7 @@ def prefixes(code: Code, atoms: Float[Tensor, "latent d"], widths: Sequence[int]
 
     Raises ValueError when the widths do not grow or do not end at the number of latents.
     """
-    if list(widths) != sorted(set(widths)) or not widths or widths[0] < 1 or widths[-1] != code.latents:
-        raise ValueError(f"widths must grow from 1 or more to latents={code.latents}, got {list(widths)}")
+    check_widths(widths, code.latents)
     if code.indices is None:
         parts = [code.values[:, a:b] @ atoms[a:b] for a, b in zip([0, *widths], widths, strict=False)]
         return torch.stack(parts).cumsum(0)
@@ -27,3 +26,8 @@ def prefixes(code: Code, atoms: Float[Tensor, "latent d"], widths: Sequence[int]
     torch.cumsum(torch.bincount(place, minlength=len(offsets) - 1), 0, out=offsets[1:])
     shells = Code.csr(offsets, support.indices[order], code.values.reshape(-1)[order], code.latents)
     return shells.combine(atoms).unflatten(0, (len(widths), rows)).cumsum(0)
+
+
+def check_widths(widths: Sequence[int], latents: int) -> None:
+    if list(widths) != sorted(set(widths)) or not widths or widths[0] < 1 or widths[-1] != latents:
+        raise ValueError(f"widths must grow from 1 or more to latents={latents}, got {list(widths)}")
