@@ -3,10 +3,12 @@
     python bench/retrain.py [NAME ...] [--jobs 2] [--record]
 
 Each subject is trained by the command on its card into an empty folder, one thread each. `apart`: the new value less
-that of the card, in points (hundredths of a share, or of the unit named).
+that of the card, in points (hundredths of a share, or of the unit named). Rows are kept in --log as they come, so that
+a run that was stopped goes on; delete the file to begin anew.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from record import record
 
+from workbench import lineage
 from workbench.testbeds import card, subject_names
 from workbench.testbeds.subjects import make, task
 
@@ -49,16 +52,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=subject_names())
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--log", type=Path, default=lineage.cache() / "retrain.jsonl")
     parser.add_argument("--record", action="store_true", help="write docs/measurements/retrain.json")
     options = parser.parse_args()
     wanted = [(name, seed) for name in options.names for seed in task(name).seeds]
     wanted.sort(key=lambda one: -card(*one)["cpu_seconds"])  # the longest first
-    rows: list[dict[str, Any]] = []
+    rows = [json.loads(line) for line in options.log.read_text().splitlines()] if options.log.exists() else []
+    done = {(row["subject"], row["seed"]) for row in rows}
     with ProcessPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(again, *one) for one in wanted]
+        jobs = [pool.submit(again, *one) for one in wanted if one not in done]
         for job in as_completed(jobs):
             for row in job.result():
                 rows.append(row)
+                with options.log.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
                 print("  ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
     rows.sort(key=lambda row: (row["subject"], row["seed"]))
     if options.record:

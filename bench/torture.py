@@ -1,4 +1,4 @@
-"""Forty kills of a harvest and of a training run, five hundred flipped bytes: `python bench/torture.py [--record]`.
+"""Forty kills of a harvest, a hundred of a training run, five hundred flipped bytes: `python bench/torture.py [--record]`.
 
 Each script stops with an error when a resumed run differs by one byte, or a flip goes unseen.
 """
@@ -13,7 +13,7 @@ from record import ROOT, record
 
 PARTS = {
     "harvest": ("tests/torture_harvest.py", ["--kills", "40", "--flips", "500"]),
-    "training": ("tests/torture_train.py", ["--kills", "40"]),
+    "training": ("tests/torture_train.py", ["--kills", "100"]),
 }
 
 

@@ -1,6 +1,6 @@
 """Superposition data whose atoms are known: what every dictionary is asked to find."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from workbench.batch import Batch
+from workbench.site import Site
 
 
 @dataclass(frozen=True)
 class Planted:
     """x = sum of coefficient * atom over the few atoms that are on, plus noise. The same step gives the same batch.
 
-    `kind` "pair" also gives targets: what a sparse map with other atoms, and with a linear part if `linear`, would say.
+    The kinds of batches that variants are trained on:
+    "rows" x `(row, d)`, y = x. "pair" targets are what a sparse map with other atoms, and with a linear part if
+    `linear`, would say. "sites" x `(row, sites, d)` = y: the same code with other atoms at every site. "layers" x
+    `(row, sites, d)`: y at layer l is what the code of layers up to l says there. "gradients" rows with grads, of a
+    loss that hears the first half of the coordinates only. "finish" rows whose model goes on from them by a fixed
+    linear read-out of `sites` x d logits, past a site "2.resid" that is the row times a fixed matrix.
     """
 
     d: int = 32
@@ -29,14 +35,16 @@ class Planted:
     kind: str = "rows"
     linear: float = 0.0
     size: float = 1.0  # every row times this
-    truth: Float[Tensor, "atom d"] = field(init=False)
-    out: Float[Tensor, "atom d"] = field(init=False)
+    sites: int = 2
+    truth: Float[Tensor, "atom *d"] = field(init=False)  # (atom, d), with sites (atom, site, d)
+    out: Float[Tensor, "atom *d"] = field(init=False)
     matrix: Float[Tensor, "d d"] = field(init=False)
 
     def __post_init__(self) -> None:
         rng = torch.Generator().manual_seed(self.seed)
+        shape = (self.atoms, self.sites, self.d) if self.kind in ("sites", "layers") else (self.atoms, self.d)
         for name in ("truth", "out"):
-            object.__setattr__(self, name, normalize(torch.randn(self.atoms, self.d, generator=rng), dim=-1))
+            object.__setattr__(self, name, normalize(torch.randn(shape, generator=rng), dim=-1))
         object.__setattr__(self, "matrix", torch.randn(self.d, self.d, generator=rng) / self.d**0.5)
 
     def code(self, step: int) -> Float[Tensor, "row atom"]:
@@ -48,10 +56,26 @@ class Planted:
 
     def batch(self, step: int) -> Batch:
         code, rng = self.code(step), torch.Generator().manual_seed(self.seed * 100_003 + step + 50_021)
-        x = code @ self.truth + self.noise * torch.randn(self.rows, self.d, generator=rng)
-        y = x if self.kind == "rows" else code @ self.out + self.linear * x @ self.matrix
-        where = torch.arange(self.rows)
-        return Batch(self.size * x, self.size * y, torch.full_like(where, step), where)
+        if self.kind == "layers":  # atom a is of layer a % sites: it is read there and written there and later
+            layer = torch.arange(self.atoms) % self.sites
+            read = (layer[:, None] == torch.arange(self.sites))[..., None]
+            write = (layer[:, None] <= torch.arange(self.sites))[..., None]
+            x = torch.einsum("ba,asd->bsd", code, self.truth * read)
+            y = torch.einsum("ba,asd->bsd", code, self.out * write)
+        else:
+            x = torch.einsum("ba,a...->b...", code, self.truth)
+        x = x + self.noise * torch.randn(x.shape, generator=rng)
+        if self.kind == "pair":
+            y = code @ self.out + self.linear * x @ self.matrix
+        elif self.kind != "layers":
+            y = x
+        where, grads, finish = torch.arange(self.rows), None, None
+        if self.kind == "gradients":
+            grads = torch.zeros_like(x)
+            grads[:, : self.d // 2] = torch.randn(self.rows, self.d // 2, generator=rng) / self.rows
+        if self.kind == "finish":
+            finish = _Rest(self.size * x, self.matrix, self.out)
+        return Batch(self.size * x, self.size * y, torch.full_like(where, step), where, grads, finish)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         for step in range(start, self.steps):
@@ -61,12 +85,26 @@ class Planted:
         return self.steps
 
     def describe(self) -> dict[str, Any]:
-        names = ("d", "atoms", "on", "rows", "steps", "seed", "noise", "kind", "linear", "size")
+        names = ("d", "atoms", "on", "rows", "steps", "seed", "noise", "kind", "linear", "size", "sites")
         return {"planted": {name: getattr(self, name) for name in names}}
 
 
-def recovered(found: Float[Tensor, "latent d"], truth: Float[Tensor, "atom d"], at: float = 0.9) -> float:
-    """Share of true atoms that some found atom matches with a cosine of at least `at`."""
+@dataclass(frozen=True)
+class _Rest:
+    """The rest of a model: site 2.resid is tanh of the row times a matrix, logits are its products with directions."""
+
+    clean: Float[Tensor, "row d"]
+    matrix: Float[Tensor, "d d"]
+    directions: Float[Tensor, "token d"]
+
+    def __call__(self, y: Tensor | None, read: Sequence[Any] = ()) -> tuple[Tensor, dict[Any, Tensor]]:
+        later = torch.tanh((self.clean if y is None else y) @ self.matrix)
+        return later @ self.directions.T, {Site.of(site): later for site in read}
+
+
+def recovered(found: Float[Tensor, "latent *d"], truth: Float[Tensor, "atom *d"], at: float = 0.9) -> float:
+    """Share of true atoms that some found atom matches with a cosine of at least `at`, over all sites together."""
+    found, truth = found.flatten(1), truth.flatten(1)
     best = (normalize(truth, dim=-1) @ normalize(found, dim=-1).T).amax(-1)
     return float((best >= at).float().mean())
 

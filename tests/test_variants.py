@@ -15,7 +15,7 @@ from workbench.code import Codec
 from workbench.dictionary import Progress, load, recipe, save, train, variants
 
 VARIANTS = catalogue.names("variants")
-KINDS = {"rows", "pair"}
+KINDS = {"rows", "pair", "sites", "layers", "sequence", "finish", "gradients"}
 LATENTS_HALF = 2  # every second latent is held dead where a term looks at dead ones
 
 
@@ -25,8 +25,9 @@ def module(name):
 
 def planted(name, **changes):
     """A stream of the variant's kind, as wide as its SUITE arguments say."""
-    d = module(name).SUITE["d"]
-    return Planted(**({"d": d, "atoms": 24, "on": 2.5, "steps": 40, "kind": module(name).KIND} | changes))
+    args = module(name).SUITE
+    given = {"d": args["d"], "atoms": 24, "on": 2.5, "steps": 40, "kind": module(name).KIND}
+    return Planted(**(given | {"sites": args.get("sites", 2)} | changes))
 
 
 def trained(name, **changes):
@@ -71,7 +72,8 @@ def test_it_reconstructs_what_it_decodes_in_the_models_units(name):
     skip = 0 if d.skip is None else d.skip(batch.x * d.scale_in) / d.scale_out
     torch.testing.assert_close(d.reconstruct(batch.x), d.decode(code) + skip)
     bias = d.decoder.bias / d.scale_out
-    torch.testing.assert_close(d.decode(code), code.to_dense() @ d.atoms() + bias, rtol=1e-4, atol=1e-3)
+    by_hand = torch.einsum("bf,f...->b...", code.to_dense(), d.atoms()) + bias
+    torch.testing.assert_close(d.decode(code), by_hand, rtol=1e-4, atol=1e-3)
     some = [3, 0]
     torch.testing.assert_close(d.atoms(some), d.atoms()[some])
     assert fvu(d, batch) < 1
@@ -180,7 +182,7 @@ def test_planted_atoms_are_found(name):
         stream = planted(name, d=48, atoms=72, on=2.5, steps=200, seed=seed)
         made = recipe(name, seed=seed, **module(name).SUITE | {"d": 48, "latents": 144})
         d, last = train(made, stream, site="1.resid", progress=False, lr=0.01), 100_000
-        if module(name).KIND == "rows":
+        if module(name).KIND not in ("pair", "layers"):
             shares.append(recovered(d.atoms(), stream.truth))
         else:
             shares.append(followed(d.encode(stream.batch(last).x), stream.code(last)))
