@@ -155,13 +155,15 @@ def test_ioi_names_the_answer_once_and_the_subject_twice():
             == ([label["io"], label["s"], label["s"]], [label["s"], label["io"], label["s"]])[label["order"] == "BABA"]
         )
         assert label["place"] in text and label["thing"] in text
+        assert text.startswith(catalogue.module("prompts", "ioi").TEMPLATES[label["template"]][:4])
         orders.append(label["order"])
     assert abs(orders.count("ABBA") - 1500) < 4 * math.sqrt(750)
 
 
 def test_greater_than_is_true_of_every_completion():
-    for text, right, wrong, _ in rows("greater_than", 2000):
-        year, century = re.fullmatch(r"The \w+ lasted from the year (\d{4}) to the year (\d\d)", text).groups()
+    for text, right, wrong, label in rows("greater_than", 2000):
+        noun, year, century = re.fullmatch(r"The (\w+) lasted from the year (\d{4}) to the year (\d\d)", text).groups()
+        assert label == {"noun": noun, "century": int(century), "tens": int(year[2]), "units": int(year[3])}
         assert year.startswith(century)
         for tens in "0123456789":
             ends = [int(century + tens + unit) for unit in "0123456789"]
@@ -172,7 +174,7 @@ def test_greater_than_is_true_of_every_completion():
 
 
 def test_docstring_asks_for_the_next_parameter():
-    for text, right, wrong, _ in rows("docstring", 1000):
+    for text, right, wrong, label in rows("docstring", 1000):
         function = ast.parse(text + ' x: y\n    """\n').body[0]
         given = [a.arg for a in function.args.args][1:]
         described = re.findall(r":param (\w+):", text)
@@ -180,20 +182,22 @@ def test_docstring_asks_for_the_next_parameter():
         at = given.index(described[-1])
         assert given[at - len(described) + 1 : at + 1] == described
         assert right == [f" {given[at + 1]}"] and wrong == [f" {g}" for g in given if g != given[at + 1]]
-        assert text.count(right[0][1:]) >= 1
+        assert label == {"answer": given[at + 1], "parameters": " ".join(given)}
 
 
 def test_induction_text_is_one_list_twice():
-    for text, *_ in rows("induction_text", 300, length=12):
+    for text, *_, label in rows("induction_text", 300, length=12):
         words = text.split(" ")[1:]
+        assert label == {"length": 12}
         assert words[:12] == words[12:] and len(set(words)) == 12 and len(words) == 24
 
 
 def test_acronyms_are_the_initials():
-    for text, right, wrong, _ in rows("acronym", 1000):
+    for text, right, wrong, label in rows("acronym", 1000):
         *words, start = text.removeprefix("The ").split()
         assert start == f"({words[0][0]}{words[1][0]}" and right == [words[2][0]] and len(words) == 3
         assert sorted(wrong + right) == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        assert label == {"words": " ".join(words), "answer": right[0]}
 
 
 def test_verbs_agree_with_the_subject_and_not_the_attractor():
@@ -207,6 +211,8 @@ def test_verbs_agree_with_the_subject_and_not_the_attractor():
         other = bool(plural.search(label["attractor"]))
         assert label["attractor_number"] == ("singular", "plural")[other]
         assert re.search(rf"\b{label['subject']}\b.* the {label['attractor']}\b", text)
+        template = catalogue.module("prompts", "agreement").TEMPLATES[label["template"]]
+        assert text == template.format(**label) and right == f" {label['verb']}"
         mixed += many != other
     assert abs(mixed - 1000) < 4 * math.sqrt(500)
 
@@ -216,29 +222,45 @@ def test_opposites_go_both_ways():
     assert len(answers) == 90 and all(answers[answers[word]] == word for word in answers)
     known = {"hot": "cold", "up": "down", "first": "last", "war": "peace", "inside": "outside", "maximum": "minimum"}
     assert known.items() <= answers.items()
-    assert all(label["word"] in wrong and len(wrong) == 89 for _, _, wrong, label in rows("antonyms", 270))
+    templates = catalogue.module("prompts", "antonyms").TEMPLATES
+    for text, right, wrong, label in rows("antonyms", 270):
+        assert text == templates[label["template"]].format(label["word"]) and right == [label["answer"]]
+        assert label["word"] in wrong and len(set(wrong)) == len(wrong) == 89 and label["answer"] not in wrong
 
 
 def test_capitals_are_those_of_their_countries():
-    known = {"France": "Paris", "Japan": "Tokyo", "Canada": "Ottawa", "Kenya": "Nairobi", "Peru": "Lima"}
-    known |= {"Australia": "Canberra", "Switzerland": "Bern", "New Zealand": "Wellington", "Hungary": "Budapest"}
+    told = (
+        "Afghanistan Kabul/Australia Canberra/Austria Vienna/Belgium Brussels/Bulgaria Sofia/Canada Ottawa/"
+        "Chile Santiago/China Beijing/Cuba Havana/Denmark Copenhagen/Egypt Cairo/Finland Helsinki/France Paris/"
+        "Germany Berlin/Greece Athens/Hungary Budapest/Iran Tehran/Iraq Baghdad/Ireland Dublin/Italy Rome/"
+        "Jamaica Kingston/Japan Tokyo/Kenya Nairobi/New Zealand Wellington/Norway Oslo/Peru Lima/Poland Warsaw/"
+        "Portugal Lisbon/Russia Moscow/South Korea Seoul/Spain Madrid/Sweden Stockholm/Switzerland Bern/Syria Damascus/"
+        "Tunisia Tunis/the Czech Republic Prague/the Netherlands Amsterdam/the Philippines Manila/"
+        "the United Kingdom London/the United States Washington"
+    )
+    known = dict(pair.rsplit(" ", 1) for pair in told.split("/"))
+    templates = catalogue.module("prompts", "capitals").TEMPLATES
     for shots in (0, 1):
         found = {}
         for text, right, wrong, label in rows("capitals", 160, shots=shots):
             found[label["country"]] = label["answer"]
             assert right == [f" {label['answer']}"] and len(wrong) == 39
-            assert (f" {label['example']}" in text) and text.count(". ") == shots
+            sentence, example = templates[label["template"]], label["example"]
+            shown = f"{sentence.format(example)} {known[example]}. " if shots else ""
+            assert text == shown + sentence.format(label["country"]) and example != label["country"]
             assert not re.search(rf"\b{label['answer']}\b", text)
-        assert found.items() >= {k: v for k, v in known.items() if k in found}.items() and len(found) > 30
+        assert found.items() <= known.items() and len(found) > 30
+        assert shots or found == known
     with pytest.raises(ValueError, match="shots must be 0 or 1"):
         prompt_set("capitals", shots=2)
 
 
 def test_first_letters_are_first_letters():
-    for text, right, wrong, _ in rows("first_letters", 500, shots=3):
+    for text, right, wrong, label in rows("first_letters", 500, shots=3):
         *shown, asked = [re.fullmatch(r"The word (\w+) has the first letter:(?: (.))?", t) for t in text.split("\n")]
         assert len(shown) == 3 and all(m[2] == m[1][0].upper() for m in shown)
         assert right == [f" {asked[1][0].upper()}"] and asked[2] is None and len(wrong) == 25
+        assert label == {"word": asked[1], "answer": asked[1][0].upper()}
     assert len({label["answer"] for *_, label in rows("first_letters", 500)}) > 18
 
 
@@ -253,7 +275,9 @@ def test_pronouns_follow_the_name():
         assert name not in (women if right == [" he"] else men)
         article = re.search(rf"\b(an?) {label['profession']}\.? ?", text)[1]
         assert (article == "an") == (label["profession"][0] in "aeiou")
-        table[label["profession"]] = label["stereotype"]
+        assert table.setdefault(label["profession"], label["stereotype"]) == label["stereotype"]
+        template = catalogue.module("prompts", "professions").TEMPLATES[label["template"]]
+        assert text == template.format(name=name, a=article, profession=label["profession"])
     assert table["nurse"] == "female" and table["carpenter"] == "male" and list(table.values()).count("male") == 20
     assert len(_words.FEMALE) == len(_words.MALE) == 44 and not set(_words.FEMALE) & set(_words.MALE)
 
@@ -300,8 +324,16 @@ def test_places_lie_where_they_are():
         assert haversine(at[a], at[b]) == pytest.approx(km, rel=0.01)
         ours = prompt.distance(*(prompt.unit(*np.array([at[c]]).T) for c in (a, b)))
         assert ours[0] == pytest.approx(haversine(at[a], at[b]), rel=1e-9)
+    signs = {"London": (51.5, -0.1), "New York City": (40.7, -74.0), "Tokyo": (35.7, 139.7), "Sydney": (-33.9, 151.2)}
+    assert all(at[name] == pytest.approx(where, abs=0.3) for name, where in signs.items()), (
+        "north and east are positive"
+    )
     assert set(found.labels.continent) == {"AF", "AS", "EU", "NA", "OC", "SA"}
-    assert found.texts[0] == f"The city of {found.labels.name[0]}"
+    assert found.texts == [f"The city of {name}" for name in found.labels.name]
+    rest = {r["name"]: (r["country"], r["continent"], r["people"]) for r in found.labels.to_dict("records")}
+    places = {"London": "GB EU", "Tokyo": "JP AS", "Cairo": "EG AF", "Sydney": "AU OC", "Lima": "PE SA"}
+    for name, where in places.items():
+        assert " ".join(rest[name][:2]) == where and 4_000 < rest[name][2] < 15_000, "thousands of people"
 
 
 def test_decades_are_those_of_the_speech():
@@ -332,6 +364,8 @@ def test_mails_are_labelled_by_their_folder(planted):
     for text, label in zip(found.texts, found.labels.to_dict("records"), strict=True):
         assert label["label"] == ("spam" if text.startswith("spam") else "ham")
         assert label["document"].startswith("spam" if label["label"] == "spam" else "easy-ham")
+    with pytest.raises(ValueError, match="1 to 40 different"):  # one passage of each mail, however short
+        prompt_set("spam", n=41, words=20)
 
 
 def test_mails_lose_addresses_quotations_and_numbers():

@@ -6,6 +6,9 @@ import math
 import pytest
 import torch
 
+from workbench.testbeds.core import HELD_OUT
+from workbench.testbeds.worlds import groups as g
+from workbench.testbeds.worlds import modular as m
 from workbench.testbeds.worlds.groups import groups
 from workbench.testbeds.worlds.modular import modular
 
@@ -188,11 +191,39 @@ def test_the_two_sides_of_a_split_are_all_words_once():
     world = groups(group="S3", length=3, share=0.25)
     train, test = world.words(True), world.words(False)
     assert len(train.ids) == round(0.25 * 216)
-    both = [tuple(r[:-1]) for r in [*train.ids.tolist(), *test.ids.tolist()]]
-    assert sorted(both) == sorted(itertools.product(range(6), repeat=3))
+    sides = [[tuple(r[:-1]) for r in words.ids.tolist()] for words in (train, test)]
+    for side, marked in zip(sides, (world.split, ~world.split), strict=True):  # words in the order of their elements
+        assert side == [w for w, yes in zip(itertools.product(range(6), repeat=3), marked.tolist(), strict=True) if yes]
     assert len(groups(group="S5", length=9).sample(5).ids) == 5
     with pytest.raises(ValueError, match="S5 has .* words of length 9"):
         _ = groups(group="S5", length=9).split
+
+
+class Memory(torch.nn.Module):
+    """Answers what it was shown, at the `=`; anything else by the last token there is, at every position."""
+
+    def __init__(self, ids, answer, tokens):
+        super().__init__()
+        self.known, self.tokens = dict(zip(map(tuple, ids.tolist()), answer.tolist(), strict=True)), tokens
+
+    def forward(self, input_ids):
+        said = torch.full_like(input_ids, self.tokens - 2)
+        said[:, -1] = torch.tensor([self.known.get(tuple(row), self.tokens - 2) for row in input_ids.tolist()])
+        return type("Out", (), {"logits": torch.nn.functional.one_hot(said, self.tokens).float()})
+
+
+@pytest.mark.parametrize(
+    ("world", "side", "task"), [(g.WORLD, "words", g.TASKS["groups"]), (m.WORLD, "pairs", m.TASKS["modular"])]
+)
+def test_training_sees_one_side_of_the_split_and_the_score_is_of_the_other(world, side, task):
+    train, test = (getattr(world, side)(t) for t in (True, False))
+    assert torch.equal(task.batch(0, 7).ids, train.ids)
+    n, tokens = len(test.ids), int(test.ids.max()) + 1
+    right, wrong = test[2 if side == "words" else 1], train[2 if side == "words" else 1]
+    (learnt,) = task.quality(Memory(train.ids, wrong, tokens), HELD_OUT)
+    assert learnt.value * n == pytest.approx(int((right == tokens - 2).sum())), "of what was trained nothing is asked"
+    (all_,) = task.quality(Memory(test.ids, right, tokens), HELD_OUT)
+    assert all_.value == 1 and all_.n == n and all_.chance == 1 / (tokens - 1)
 
 
 def test_bad_arguments_are_refused():

@@ -68,6 +68,32 @@ def test_training_shows_no_held_out_digit(monkeypatch):
         assert not held & {bytes(row) for row in (images.flatten(1) * 255).round().to(torch.uint8).numpy()}
 
 
+def test_the_score_is_of_the_held_out_digits():
+    held = d.digits().all()
+    known = {row.tobytes(): k for row, k in zip(held.image.flatten(1).numpy(), held.label.tolist(), strict=True)}
+
+    class Memory(d.ReluDigits):
+        def forward(self, pixels):
+            said = torch.tensor([known.get(row.tobytes(), 0) for row in pixels.numpy()])
+            return torch.nn.functional.one_hot((said + self.shift) % 10, 10).float()
+
+    for shift, value in ((0, 1.0), (1, 0.0)):
+        model = Memory()
+        model.shift = shift
+        (score,) = d.TASKS["digits_relu"].quality(model, 0)
+        assert score.value == value and score.n == 2000
+        assert score.chance == pytest.approx(sum(k == 1 for k in known.values()) / 2000), "ones are the most"
+
+
+def test_noise_is_normal_and_of_the_size_asked():
+    clean, noisy = (d._batch(0, 3, 256, noise) for noise in (0.0, 0.3))
+    assert torch.equal(clean[1], noisy[1])
+    added = noisy[0] - clean[0]
+    assert abs(float(added.mean())) < 4 * 0.3 / added.numel() ** 0.5
+    assert float(added.std()) == pytest.approx(0.3, rel=0.01)
+    assert not torch.equal(added[0], added[1])
+
+
 def test_digits_are_drawn_uniformly():
     n = 100_000
     index = torch.cat([d.digits().sample(10_000, 1, s).index for s in range(0, n, 10_000)])

@@ -86,6 +86,7 @@ def test_the_table_follows_the_documented_chances():
     for a, b in ((0, 1), (0, 3), (1, 2), (2, 3)):
         p, q = list(DOCUMENTED.values())[a][0], list(DOCUMENTED.values())[b][0]
         assert near(int(((world.truth[:, a] == 0) & (world.truth[:, b] == 0)).sum()), n, p * q), "independent"
+        assert near(int((world.kept[:, a] == world.kept[:, b]).sum()), n, 0.25), "and so are the templates kept"
 
 
 def test_names_follow_the_documented_chances():

@@ -105,8 +105,9 @@ def test_the_score_is_the_share_of_allowed_transitions_a_model_draws(world):
     quality = TASKS["finite_state"].quality
 
     class Oracle(torch.nn.Module):
-        def __init__(self, machine):
+        def __init__(self, machine, until=32):
             super().__init__()
+            self.until = until  # states; what follows later ones it does not know
             p = machine.truth.probability.view(100, 10, 10)
             self.first = torch.cat([p.sum(2), torch.zeros(100, 1)], 1)
             self.second = torch.cat([p, torch.zeros(100, 10, 1)], 2)
@@ -117,6 +118,7 @@ def test_the_score_is_the_share_of_allowed_transitions_a_model_draws(world):
             logits[:, 2::2] = self.first[state].log()
             known = self.second[state[:, :-1], input_ids[:, 3::2]]
             logits[:, 3::2] = torch.where(known.sum(-1, keepdim=True) > 0, known, 0.1).log()
+            logits[:, 2 * self.until + 2 :] = torch.tensor([0.0] * 10 + [-torch.inf])
             return type("Out", (), {"logits": logits})
 
     (right,) = quality(Oracle(world), HELD_OUT)
@@ -125,6 +127,9 @@ def test_the_score_is_the_share_of_allowed_transitions_a_model_draws(world):
     both = world.truth.allowed & finite_state(machine=1).truth.allowed
     assert within(other.value * other.n, other.n, int(both.sum()) / 1000)
     assert other.chance == 0.1
+    # the step is uniform over 31: 8 of them are known, of all states a tenth may follow by luck
+    (early,) = quality(Oracle(world, until=8), HELD_OUT)
+    assert within(early.value * early.n, early.n, (8 + 0.1 * 23) / 31)
 
 
 def test_there_are_far_more_states_than_neurons(world):

@@ -3,7 +3,9 @@
 from collections import Counter, deque
 
 import pytest
+import torch
 
+from workbench.testbeds.worlds import mazes as z
 from workbench.testbeds.worlds.mazes import mazes
 
 
@@ -70,6 +72,79 @@ def test_start_and_goal_are_uniform_and_the_order_of_connections_is_random():
     assert (pairs > 0).sum() == 240 and abs(chi - 239) < 4 * (2 * 239) ** 0.5
     rising = (maze.ids[:, 1:15] < maze.ids[:, 2:16]).double().mean(-1)  # half of the neighbours, if the order is random
     assert abs(float(rising.mean()) - 0.5) < 4 * float(rising.std()) / n**0.5
+
+
+class Walker(torch.nn.Module):
+    """Says the token that `go(row)` names after each token; it knows the mazes by their texts."""
+
+    def __init__(self, ids, go):
+        super().__init__()
+        self.row, self.go = {tuple(x[:-1]): i for i, x in enumerate(ids.tolist())}, go
+
+    def forward(self, input_ids):
+        said = torch.tensor([self.go(self.row[tuple(x)]) for x in input_ids.tolist()])
+        return type("Out", (), {"logits": torch.nn.functional.one_hot(said, len(z.WORLD.words)).float()})
+
+
+def test_the_scores_are_those_of_walkers_of_known_skill():
+    maze, words, first = z.WORLD.sample(2048, 3), z.WORLD.words, 16 + 5
+    truth, end, texts = maze.ids[:, 1:].tolist(), words.index("<end>"), []
+    for ids in maze.ids.tolist():
+        near, _, goal, path = read([words[t] for t in ids], 4)
+        texts.append((near, distances(near, goal), path))
+    name = {w: i for i, w in enumerate(words)}
+
+    def walk(step):
+        """Tokens after each of a text, by `step(near, distance, cell)` at the path's cells."""
+
+        def go(i):
+            near, steps, path = texts[i]
+            said = list(truth[i])
+            for k, cell in enumerate(path):
+                said[first + k] = step(near, steps, cell)
+            return said
+
+        return go
+
+    def best(near, steps, cell):
+        return end if steps[cell] == 0 else name[min(near[cell], key=lambda c: steps[c])]
+
+    def back(near, steps, cell):  # away from the goal where it can
+        return end if steps[cell] == 0 else name[max(near[cell], key=lambda c: steps[c])]
+
+    def endless(near, steps, cell):  # one more valid step, where none is asked for
+        return name[min(near[cell])] if steps[cell] == 0 else best(near, steps, cell)
+
+    def wall(near, steps, cell):
+        beside = [c for c in near if abs(ord(c[0]) - ord(cell[0])) + abs(int(c[1]) - int(cell[1])) == 1]
+        return name[next((c for c in beside if c not in near[cell]), cell)]
+
+    alone = [all(len(near[c]) == 1 or steps[c] == 0 for c in path) for near, steps, path in texts]
+    expected = {best: (1, 1), back: (1, sum(alone) / 2048), endless: (1, 0), wall: (0, 0), lambda *_: end: (0, 0)}
+    doors = [len(near[c]) for near, _, path in texts for c in path[:-1]]
+    luck = sum(torch.tensor([1 / len(near[c]) for c in path[:-1]]).prod().item() for near, _, path in texts) / 2048
+    for step, (share, whole) in expected.items():
+        valid, exact = z.TASKS["mazes"].quality(Walker(maze.ids, walk(step)), 3)
+        assert (valid.value, exact.value) == pytest.approx((share, whole)) and valid.n == exact.n == 2048
+        assert valid.chance == pytest.approx(sum(doors) / len(doors) / 16) and exact.chance == pytest.approx(luck)
+
+
+def test_the_loss_is_that_of_the_path_after_its_start():
+    task, words = z.TASKS["mazes"], z.WORLD.words
+    ids = task.batch(0, 4)
+    logits = torch.randn(*ids.shape, len(words), generator=torch.Generator().manual_seed(0))
+
+    class Model(torch.nn.Module):
+        def forward(self, input_ids):
+            assert torch.equal(input_ids, ids[:, :-1])
+            return type("Out", (), {"logits": logits[:, :-1]})
+
+    each = []
+    for i, row in enumerate(ids.tolist()):
+        said = [words[t] for t in row]
+        for at in range(said.index("<path>") + 2, said.index("<end>") + 1):
+            each.append(-float(logits[i, at - 1].log_softmax(-1)[row[at]]))
+    assert float(task.loss(Model(), ids)) == pytest.approx(sum(each) / len(each), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 9])

@@ -12,33 +12,37 @@ from workbench.testbeds import models
 from workbench.testbeds.worlds import mixture as m
 
 WORLD = m.mixture()
-SHARE, PER, OWN, VOCAB = 3, 2, 20, 40  # domains that use a token, tokens alike, tokens of a domain, all tokens
+# world -> domains that use a token, tokens alike, tokens of a domain, all tokens
+WORLDS = {WORLD: (6, 24, 24, 24), m.mixture(share=3, per=2): (3, 2, 20, 40)}
 RATE = -sum(p * math.log(p) for p in (0.5, 0.25, 0.15, 0.1))
 
 
-def slow_members():
-    """Tokens of each domain, by the rule: PER tokens for every SHARE domains."""
-    groups = [g for g in combinations(range(6), SHARE) for _ in range(PER)]
+def slow_members(world):
+    """Tokens of each domain, by the rule: `per` tokens for every `share` domains."""
+    share, per, *_ = WORLDS[world]
+    groups = [g for g in combinations(range(6), share) for _ in range(per)]
     return [{t for t, g in enumerate(groups) if d in g} for d in range(6)]
 
 
-def slow_chains():
+def slow_chains(world):
     """domain -> {(token, next): probability}, from the list of successors."""
     chains = []
-    for successors in WORLD.truth.successors.tolist():
-        chance = zip(successors, range(VOCAB), strict=True)
+    for successors in world.truth.successors.tolist():
+        chance = zip(successors, range(WORLDS[world][3]), strict=True)
         chains.append({(t, s): p for row, t in chance for s, p in zip(row, m.WEIGHTS, strict=True) if s >= 0})
     return chains
 
 
-def test_domains_agree_with_slow_likelihoods_on_10000_samples():
-    texts, chains, members = WORLD.sample(10_000, 6), slow_chains(), slow_members()
-    believed = WORLD.posterior(texts.ids)[:, -1].exp()
+@pytest.mark.parametrize("world", WORLDS)
+def test_domains_agree_with_slow_likelihoods_on_10000_samples(world):
+    _, _, many, _ = WORLDS[world]
+    texts, chains, members = world.sample(10_000, 6), slow_chains(world), slow_members(world)
+    believed = world.posterior(texts.ids)[:, -1].exp()
     unsure = 0
     for ids, domain, belief in zip(texts.ids.tolist(), texts.domain.tolist(), believed.tolist(), strict=True):
         likelihood = []
         for own, chain in zip(members, chains, strict=True):
-            p = 1 / OWN if ids[0] in own else 0.0
+            p = 1 / many if ids[0] in own else 0.0
             for pair in zip(ids, ids[1:], strict=False):
                 p *= chain.get(pair, 0.0)
                 if not p:
@@ -51,11 +55,13 @@ def test_domains_agree_with_slow_likelihoods_on_10000_samples():
     assert unsure <= 1
 
 
-def test_chains_are_what_the_docstring_says():
-    truth, members = WORLD.truth, slow_members()
+@pytest.mark.parametrize("world", WORLDS)
+def test_chains_are_what_the_docstring_says(world):
+    _, _, many, vocab = WORLDS[world]
+    truth, members = world.truth, slow_members(world)
     for d, own in enumerate(members):
-        assert set(WORLD.members[d].tolist()) == own and len(own) == OWN
-        for t in range(VOCAB):
+        assert set(world.members[d].tolist()) == own and len(own) == many
+        for t in range(vocab):
             row = truth.transition[d, t]
             if t not in own:
                 assert row.sum() == 0 and truth.stationary[d, t] == 0
@@ -70,58 +76,66 @@ def test_chains_are_what_the_docstring_says():
     assert truth.entropy.tolist() == pytest.approx([RATE] * 6)
 
 
-def test_one_token_leaves_three_domains():
-    users = Counter(t for own in slow_members() for t in own)
-    assert users == dict.fromkeys(range(VOCAB), SHARE)
-    first = WORLD.posterior(WORLD.sample(50).ids)[:, 0].exp()
-    assert torch.allclose(first.max(-1).values, torch.tensor(1 / SHARE, dtype=torch.float64))
+@pytest.mark.parametrize("world", WORLDS)
+def test_one_token_leaves_the_domains_that_share_it(world):
+    share, _, _, vocab = WORLDS[world]
+    users = Counter(t for own in slow_members(world) for t in own)
+    assert users == dict.fromkeys(range(vocab), share)
+    first = world.posterior(world.sample(50).ids)[:, 0].exp()
+    assert torch.allclose(first.max(-1).values, torch.tensor(1 / share, dtype=torch.float64))
 
 
-def test_samples_follow_the_documented_chances():
+@pytest.mark.parametrize("world", WORLDS)
+def test_samples_follow_the_documented_chances(world):
+    _, _, many, vocab = WORLDS[world]
     n = 20_000
-    texts = WORLD.sample(n, 4)
+    texts = world.sample(n, 4)
     for d in range(6):
         p = 1 / 6
         mine = texts.ids[texts.domain == d]
         assert abs(len(mine) / n - p) < 4 * math.sqrt(p * (1 - p) / n)
         for pos in (0, 1, 63):  # the chain starts and stays in its uniform distribution
-            counts = torch.bincount(mine[:, pos], minlength=VOCAB)[WORLD.members[d]].double()
-            expected = len(mine) / OWN
+            counts = torch.bincount(mine[:, pos], minlength=vocab)[world.members[d]].double()
+            expected = len(mine) / many
             chi = float(((counts - expected) ** 2 / expected).sum())
-            assert abs(chi - (OWN - 1)) < 4 * math.sqrt(2 * (OWN - 1)) and counts.sum() == len(mine)
+            assert abs(chi - (many - 1)) < 4 * math.sqrt(2 * (many - 1)) and counts.sum() == len(mine)
     a, b = texts.ids[:, :-1], texts.ids[:, 1:]
-    after = WORLD.truth.successors[texts.domain[:, None], a]  # (row, step, 4)
+    after = world.truth.successors[texts.domain[:, None], a]  # (row, step, 4)
     shares = (after == b[..., None]).double().mean((0, 1))
     steps = n * 63
     for share, p in zip(shares.tolist(), m.WEIGHTS, strict=True):
         assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / steps)
 
 
-def test_the_exact_surprise_falls_to_the_entropy_rate():
-    texts = WORLD.sample(8000, 9)
-    exact = WORLD.exact(texts.ids)
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_exact_surprise_falls_to_the_entropy_rate(world):
+    share, _, _, _ = WORLDS[world]
+    texts = world.sample(8000, 9)
+    exact = world.exact(texts.ids)
     late = exact[:, 20:].mean(1)
     half = 4 * float(late.std()) / math.sqrt(len(late))
     assert abs(float(late.mean()) - RATE) < half < 0.02
     assert float(exact[:, 0].mean()) > RATE + 0.3, "at first the domain must be guessed"
-    # the chain rule: what is not known of the domain after the first token costs log SHARE at most, over a whole text
-    known = -WORLD.truth.transition.log()[texts.domain[:, None], texts.ids[:, :-1], texts.ids[:, 1:]]
+    # the chain rule: what is not known of the domain after the first token costs log(share) at most, over a whole text
+    known = -world.truth.transition.log()[texts.domain[:, None], texts.ids[:, :-1], texts.ids[:, 1:]]
     extra = (exact - known).sum(1)
-    assert 0 < float(extra.mean()) < math.log(SHARE) + 1e-6
+    assert 0 < float(extra.mean()) < math.log(share) + 1e-6
 
 
-def test_exact_and_blind_by_brute_force():
-    chains, members = slow_chains(), slow_members()
-    ids = WORLD.sample(20, 2).ids
-    exact, blind = WORLD.exact(ids), WORLD.blind(ids)
+@pytest.mark.parametrize("world", WORLDS)
+def test_exact_and_blind_by_brute_force(world):
+    share, _, many, _ = WORLDS[world]
+    chains, members = slow_chains(world), slow_members(world)
+    ids = world.sample(20, 2).ids
+    exact, blind = world.exact(ids), world.blind(ids)
     for row, paid, unaware in zip(ids.tolist(), exact.tolist(), blind.tolist(), strict=True):
-        weights = [1 / 6 / OWN if row[0] in own else 0.0 for own in members]
+        weights = [1 / 6 / many if row[0] in own else 0.0 for own in members]
         for t, pair in enumerate(zip(row, row[1:], strict=False)):
             new = [w * c.get(pair, 0.0) for w, c in zip(weights, chains, strict=True)]
             assert paid[t] == pytest.approx(-math.log(sum(new) / sum(weights)), abs=1e-9)
             weights = new
             by_pair = [c.get(pair, 0.0) for own, c in zip(members, chains, strict=True) if pair[0] in own]
-            assert unaware[t] == pytest.approx(-math.log(sum(by_pair) / SHARE), abs=1e-9)
+            assert unaware[t] == pytest.approx(-math.log(sum(by_pair) / share), abs=1e-9)
 
 
 def test_expert_use_counts_what_the_routers_chose():
@@ -138,6 +152,57 @@ def test_expert_use_counts_what_the_routers_chose():
         for row, picks in enumerate(indices.view(5, 64 * 2).tolist()):
             counts = Counter(picks)
             assert use[row, layer].tolist() == pytest.approx([counts[e] / 64 for e in range(8)])
+
+
+def test_the_reader_of_expert_use_learns_from_texts_seen_and_is_judged_on_texts_held(monkeypatch):
+    def told(model, ids):
+        return torch.nn.functional.one_hot(WORLD.posterior(ids)[:, -1].argmax(-1), 6)[:, None].float()
+
+    seen, held = WORLD.sample(300, 1), WORLD.sample(200, 2)
+    model = torch.nn.Identity()
+    monkeypatch.setattr(m, "expert_use", told)
+    assert m._read(model, seen, held) >= 199
+    assert m._read(model, seen._replace(domain=(seen.domain + 1) % 6), held) <= 1, "it answers what it was taught"
+    monkeypatch.setattr(m, "expert_use", lambda model, ids: torch.zeros(len(ids), 2, 8))
+    assert m._read(model, seen, held) == int((held.domain == seen.domain.bincount().argmax()).sum())
+
+
+def test_chance_is_an_untrained_model_judged_on_the_same_texts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(m, "_read", lambda *given: asked.append(given) or (512 if len(asked) == 1 else 2000))
+    model, before = m._build(0).eval(), torch.get_rng_state()
+    domain = m._quality(model, 20_000)[0]
+    assert (domain.value, domain.chance, domain.n) == (2000 / 2048, 0.25, 2048)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are left alone"
+    (other, *texts), (same, seen, held) = asked
+    assert same is model and other is not model and texts[0] is seen and texts[1] is held
+    assert not {tuple(r) for r in seen.ids.tolist()} & {tuple(r) for r in held.ids.tolist()}
+    assert torch.equal(held.ids, WORLD.sample(2048, 20_000).ids) and len(seen.ids) == 1024
+    torch.manual_seed(77)
+    m._quality(model, 20_000)
+    once, again = (asked[i][0].state_dict() for i in (0, 2))
+    assert all(torch.equal(once[k], again[k]) for k in once), "seeded"
+
+
+def test_the_loss_is_held_against_the_exact_reader(monkeypatch):
+    class Reader(torch.nn.Module):
+        """Says what the best reader of the text so far believes, or of the token before only."""
+
+        blind = False
+
+        def forward(self, input_ids):
+            alone = WORLD.truth.stationary.log().T[input_ids].log_softmax(-1)
+            belief = alone if self.blind else WORLD.posterior(input_ids)
+            after = WORLD.truth.transition[:, input_ids].permute(1, 2, 0, 3)  # (row, pos, domain, token)
+            return type("Out", (), {"logits": (belief.exp()[..., None] * after).sum(2).log()})
+
+    monkeypatch.setattr(m, "_read", lambda *given: 0)
+    model = Reader()
+    above = m._quality(model, 20_000)[1]
+    assert above.value == pytest.approx(0, abs=1e-6) and above.n == 512
+    model.blind = True
+    blind = m._quality(model, 20_000)[1]
+    assert blind.value == pytest.approx(blind.chance, rel=1e-5) and blind.chance > 0.5
 
 
 def test_balance_reaches_the_routers():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from workbench.testbeds.worlds import othello as o
 from workbench.testbeds.worlds.othello import othello
 
 WAYS = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if r or c]
@@ -117,6 +118,52 @@ def test_the_first_board_by_hand():
     assert world.truth[1:5, 1:5].tolist() == [[0, 0, 0, 0], [0, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
     assert [world.names[s] for s in world.sample(1).legal[0, 0].nonzero()[:, 0].tolist()] == ["c2", "b3", "e4", "d5"]
     assert world.names[0] == "a1" and world.names[20] == "c4"
+
+
+class Says(torch.nn.Module):
+    """Logits `(37)` at every move, from `say(row, move)`; it knows the games by their moves."""
+
+    def __init__(self, games, say):
+        super().__init__()
+        self.row, self.say = {tuple(x[:-1]): i for i, x in enumerate(games.ids.tolist())}, say
+
+    def forward(self, input_ids):
+        rows = [self.row[tuple(x)] for x in input_ids.tolist()]
+        said = [torch.stack([self.say(i, t) for t in range(input_ids.shape[1])]) for i in rows]
+        return type("Out", (), {"logits": torch.stack(said)})
+
+
+def test_the_score_is_the_share_of_games_moves_whose_likeliest_answer_is_legal():
+    games, pad = o.WORLD.sample(2048, 3), torch.nn.functional.one_hot(torch.tensor(36), 37).float()
+    legal = torch.nn.functional.pad(games.legal.float(), (0, 1))
+    square = torch.nn.functional.one_hot(torch.tensor(9), 37).float()
+    shares, width, asked = [], 0, 0
+    for row in games.legal.tolist():
+        ask = [x for x in row[1:] if any(x)]
+        shares.append(sum(x[9] for x in ask) / len(ask))
+        width, asked = width + sum(map(sum, ask)), asked + len(ask)
+    expected = {"rules": 1.0, "one square": sum(shares) / 2048, "pad": 0.0}
+    say = {"rules": lambda i, t: legal[i, t + 1], "one square": lambda i, t: square, "pad": lambda i, t: pad}
+    for name, value in expected.items():
+        (got,) = o.TASKS["othello"].quality(Says(games, say[name]), 3)
+        assert got.value == pytest.approx(value, abs=1e-6) and got.n == 2048
+        assert got.chance == pytest.approx(width / asked / 36)
+
+
+def test_the_loss_is_the_cross_entropy_against_uniform_legal_moves():
+    task = o.TASKS["othello"]
+    batch = task.batch(0, 5)
+    assert torch.equal(batch.ids, task.batch(0, 5).ids) and not torch.equal(batch.ids, task.batch(0, 6).ids)
+    logits = torch.randn(*batch.ids.shape, 37, generator=torch.Generator().manual_seed(0))
+    row = {tuple(x[:-1]): i for i, x in enumerate(batch.ids.tolist())}
+    loss = task.loss(Says(batch, lambda i, t: logits[i, t]), batch)
+    each = []
+    for ids, legal in zip(batch.ids.tolist(), batch.legal.tolist(), strict=True):
+        for t in range(31):
+            if any(legal[t + 1]):
+                logp = logits[row[tuple(ids[:-1])], t].log_softmax(-1)  # of all 37 tokens: <pad> may be said
+                each.append(-sum(float(logp[s]) for s in range(36) if legal[t + 1][s]) / sum(legal[t + 1]))
+    assert float(loss) == pytest.approx(sum(each) / len(each), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [0, 4, 7, 10])

@@ -113,8 +113,8 @@ def recovered(true: Float[Tensor, "n d"], found: Float[Tensor, "latent d"], *, s
 
 
 def strip(values: Float[Tensor, " n"]) -> Markup:
-    """Numbers as an inline row of bars, at most 64 of them."""
-    some = values[torch.linspace(0, len(values) - 1, min(64, len(values))).long()]
+    """Numbers as an inline row of at most 64 bars, each the largest of its share of the numbers."""
+    some = torch.stack([part[part.abs().argmax()] for part in values.tensor_split(min(64, len(values)))])
     high = float(some.abs().max()) or 1.0
     bars = [
         tag("rect", attrs={"x": 3 * i, "y": f"{16 - tall:.1f}", "width": 2, "height": f"{tall:.1f}", "fill": colour})

@@ -67,7 +67,8 @@ class Correlated:
 
     def figure(self, seed: int = 0) -> Any:
         """Cosines between atoms: the blocks."""
-        return gram(self.truth, f"Correlated: cosines of {self.n} atoms in blocks of {self.block}")
+        figure = gram(self.truth, f"Correlated: cosines of {self.n} atoms in blocks of {self.block}")
+        return figure.update_xaxes(constrain="domain").update_layout(width=480, height=430)
 
     def _repr_html_(self) -> str:
         said = f" blocks of {self.block} of {self.n} latents, one row's code: "

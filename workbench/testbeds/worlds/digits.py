@@ -98,7 +98,7 @@ class Digits:
         figure = go.Figure(go.Heatmap(z=sheet.tolist(), colorscale="Greys", showscale=False, hoverinfo="skip"))
         figure.update_yaxes(autorange="reversed", scaleanchor="x", visible=False)
         figure.update_xaxes(visible=False)
-        return figure.update_layout(title=f"Digits ({self.part})", template="plotly_white")
+        return figure.update_layout(title=f"Digits ({self.part})", template="plotly_white", width=520, height=560)
 
     def _repr_html_(self) -> str:
         drawn = self.sample(10)

@@ -5,8 +5,8 @@ each with probability 1/E. A row is `<bos>` and then a walk of T = 32 states: th
 uniform over the successors of the one before, each state written as two base-10 digits, most significant first; 1 + 2T
 tokens over a vocabulary of 11 (digit d is token d, `<bos>` is token 10). No token names a state, and states (100) and
 allowed transitions (1000) are far more than the MLP neurons of the subject (32 a layer).
-Source: Tamkin, Taufeeque, Goodman 2023, "Codebook features", arXiv:2310.17230, the TokFSM data; their walks have 64
-states and their model is larger (four layers of width 128).
+Source: Tamkin, Taufeeque, Goodman 2023, "Codebook features", arXiv:2310.17230, the TokFSM data; in their code walks
+have 64 states and the model is larger (four layers of width 128, 512 neurons a layer).
 """
 
 from dataclasses import dataclass
@@ -99,36 +99,41 @@ class FiniteState:
         return first, second
 
     def figure(self, seed: int = 0) -> Any:
-        """The transition graph: a state lies at its first digit (down) and second digit (right); one walk on top."""
+        """A walk on the transition graph, with all ways out of its states; rows are first digits, columns second."""
         import plotly.graph_objects as go
 
         walk = self.sample(1, seed).walk[0, :8]
         high, low = self.truth.digits.float().T
         now, new = self.truth.allowed.nonzero(as_tuple=True)
+        shown = torch.isin(now, walk)  # all of them hide each other
+        now, new = now[shown], new[shown]
         gap = torch.full_like(now, torch.nan, dtype=torch.float)
         x, y = (torch.stack([c[now], c[new], gap], 1).flatten().tolist() for c in (low, high))
         edges = go.Scatter(
-            x=x, y=y, mode="lines", line={"width": 0.6, "color": "rgba(110,110,110,.25)"}, name="allowed transition",
-            hoverinfo="skip",
+            x=x, y=y, mode="lines", line={"width": 1, "color": "#c9ced6"}, name="ways out", hoverinfo="skip",
         )  # fmt: skip
         names = [self.name(s) for s in range(self.states)]
         after = self.truth.allowed.nonzero()[:, 1].view(self.states, self.edges).tolist()
         follow = [f"{n} → " + " ".join(names[t] for t in ts) for n, ts in zip(names, after, strict=True)]
         nodes = go.Scatter(
             x=low.tolist(), y=high.tolist(), mode="markers+text", text=names, textfont={"size": 9}, hovertext=follow,
-            hoverinfo="text", name="state",
-            marker={"size": 20, "color": "white", "line": {"color": "#888", "width": 1}},
+            hoverinfo="text", showlegend=False,
+            marker={"size": 20, "color": ["#fde3d3" if s in walk else "white" for s in range(self.states)],
+                    "line": {"color": "#888", "width": 1}},
         )  # fmt: skip
         path = go.Scatter(
             x=low[walk].tolist(), y=high[walk].tolist(), mode="lines+markers", line={"width": 2, "color": "#c2410c"},
-            marker={"size": 12, "symbol": "arrow", "angleref": "previous", "standoff": 10}, name="one walk",
+            marker={"size": 12, "symbol": "arrow", "angleref": "previous", "standoff": 11}, name="one walk",
             hoverinfo="skip",
         )  # fmt: skip
-        title = f"{self.states} states, {self.edges} ways out of each"
-        figure = go.Figure([edges, nodes, path])
+        said = " ".join(names[s] for s in walk.tolist())
+        title = f"{self.states} states, {self.edges} ways out of each; the walk {said}"
+        figure = go.Figure([edges, path, nodes])
         figure.update_yaxes(title="first digit", autorange="reversed", dtick=1, showgrid=False, zeroline=False)
         figure.update_xaxes(title="second digit", dtick=1, showgrid=False, zeroline=False)
-        return figure.update_layout(title=title, template="plotly_white", height=650, width=780)
+        return figure.update_layout(
+            title=title, template="plotly_white", height=600, width=640, legend={"orientation": "h", "y": 1.06}
+        )
 
     def name(self, state: int) -> str:
         """A state's two digits, joined by a dot where the base has digits of more than one character."""

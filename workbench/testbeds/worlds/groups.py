@@ -7,8 +7,11 @@ uniform over the group and independent, then `=` (the token after the elements);
 seeded share of all words is for training (`split`), the rest is never shown.
 Truth: the table; the irreducible representations over the reals with their characters, split from the regular
 representation by a random symmetric matrix that commutes with it; bounds on the rank of the multiplication tensor.
-Source: Chughtai, Chan, Nanda 2023, arXiv:2302.03025 (theirs: pairs of S5 and S6, an MLP with two embeddings; ours is a
-one-layer transformer). Rank: Pospelov 2010, arXiv:1003.4679.
+Source: Chughtai, Chan, Nanda 2023, arXiv:2302.03025 (theirs: pairs of S5 and others, an MLP with two embeddings; ours
+is a one-layer transformer). Rank: Pospelov 2010, arXiv:1003.4679.
+The subject is judged on all 115 words that are held out, too few to tell 99 % from 97 %, and its learning rate and
+weight decay were chosen on them. Seed 1 gets all of them right too (`python -m workbench.testbeds.train groups --seed
+1`); other splits of the words may end below 99 %.
 """
 
 import re
@@ -149,7 +152,7 @@ class Groups:
         names, table = list(self.elements), self.truth.table
         said = [[names[c] for c in row] for row in table.tolist()]
         heat = go.Heatmap(
-            z=table.tolist(), x=names, y=names, customdata=said, showscale=False, colorscale="Phase",
+            z=table.tolist(), x=names, y=names, customdata=said, showscale=False, colorscale="Turbo", xgap=1, ygap=1,
             hovertemplate="%{y} · %{x} = %{customdata}<extra></extra>",
         )  # fmt: skip
         if len(names) <= 12:
@@ -158,7 +161,10 @@ class Groups:
         figure.update_yaxes(title="a", autorange="reversed", type="category")
         figure.update_xaxes(title="b", type="category")
         return figure.update_layout(
-            title=f"Products ab in {self.group}", template="plotly_white", width=700, height=700
+            title=f"Products ab in {self.group} (first row: each colour's element)",
+            template="plotly_white",
+            width=640,
+            height=640,
         )
 
     def _repr_html_(self) -> str:

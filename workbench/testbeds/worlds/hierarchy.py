@@ -76,13 +76,17 @@ class Hierarchy:
         return Oracle(self.truth, most=9, tolerance=1.2 * self.noise * self.d**0.5)
 
     def figure(self, seed: int = 0) -> Any:
-        """The tree; areas are how often a direction is on."""
+        """The tree, with the share of rows in which each direction is on."""
         import plotly.graph_objects as go
 
-        label = [f"{i}" for i in range(len(PARENTS))]
+        leaves = [int(i not in PARENTS) for i in range(len(PARENTS))]
+        depth = [0 if p < 0 else 1 if PARENTS[p] < 0 else 2 for p in PARENTS]
+        colours = ["#eeeeee", *(("#9db7dd", "#c3d3ec", "#e2eaf6")[k] for k in depth)]
         figure = go.Figure(
-            go.Icicle(ids=label, labels=[f"direction {i}: on in {p:.1%}" for i, p in enumerate(self.p.tolist())],
-                      parents=["" if p < 0 else str(p) for p in PARENTS], values=self.p.tolist(), branchvalues="total")
+            go.Icicle(ids=["row", *map(str, range(len(PARENTS)))],
+                      parents=["", *("row" if p < 0 else str(p) for p in PARENTS)],
+                      labels=["all rows", *(f"direction {i}: {p:.1%}" for i, p in enumerate(self.p.tolist()))],
+                      values=[0, *leaves], sort=False, marker_colors=colours, leaf_opacity=1)
         )  # fmt: skip
         return figure.update_layout(title="Hierarchy: a child is on only where its parent is", template="plotly_white")
 

@@ -65,12 +65,15 @@ class Induction:
         import plotly.graph_objects as go
 
         found = self.sample(16, seed)
-        figure = go.Figure(go.Heatmap(z=found.ids.tolist(), colorscale="Turbo", colorbar_title="token"))
+        heat = go.Heatmap(z=found.ids.tolist(), colorscale="Turbo", showscale=False, opacity=0.5, ygap=3)
+        figure = go.Figure(heat).update_xaxes(showgrid=False, zeroline=False)
+        figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
         for i, period in enumerate(found.period.tolist()):
-            figure.add_shape(type="line", x0=period - 0.5, x1=period - 0.5, y0=i - 0.5, y1=i + 0.5, line_width=4)
+            mark = {"x0": period - 0.5, "x1": period - 0.5, "y0": i - 0.5, "y1": i + 0.5}
+            figure.add_shape(type="line", line={"width": 5, "color": "black"}, **mark)
         return figure.update_layout(
-            title="Induction: random tokens repeat after the black mark", xaxis_title="position", yaxis_title="row",
-            template="plotly_white",
+            title="Induction: random tokens (by colour) repeat after the black mark", xaxis_title="position",
+            yaxis_title="row", template="plotly_white",
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

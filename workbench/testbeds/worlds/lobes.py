@@ -72,7 +72,8 @@ class Lobes:
 
     def figure(self, seed: int = 0) -> Any:
         """Cosines between atoms: the lobes."""
-        return gram(self.truth, f"Lobes: cosines of {self.lobes} groups of {self.each} atoms")
+        figure = gram(self.truth, f"Lobes: cosines of {self.lobes} groups of {self.each} atoms")
+        return figure.update_xaxes(constrain="domain").update_layout(width=480, height=430)
 
     def _repr_html_(self) -> str:
         said = f" {self.lobes} groups of {self.each} latents that fire together; one row's code: "

@@ -5,8 +5,8 @@ equally likely); start and goal are two different cells, uniform and independent
 size^2 - 1 connections in random order, one token each (`a1-b1`: column letter and row number, smaller cell first),
 `<from>` start `<to>` goal `<path>`, then the only path from start to goal, cell by cell, both ends included, then
 `<end>`, padded with `<pad>`. Tokens 0 .. size^2 - 1 are the cells row by row.
-Source: Ivanitskiy et al. 2023, arXiv:2309.10498 (maze-dataset); theirs writes a connection as two cells and samples
-trees by depth-first search, ours is one token and uniform.
+Source: Ivanitskiy et al. 2023, arXiv:2309.10498 (maze-dataset); theirs has several generators (depth-first search,
+percolation, Wilson's) and writes a connection as two cells, ours has Wilson's only and one token a connection.
 """
 
 from dataclasses import dataclass
@@ -151,16 +151,28 @@ class Maze:
         figure, s = go.Figure(), self.size
         x = [v for a, b in corridors for v in (a % s, b % s, None)]
         y = [v for a, b in corridors for v in (a // s, b // s, None)]
-        figure.add_scatter(x=x, y=y, mode="lines", line={"width": 26, "color": "#d5d9de"}, name="connections")
+        figure.add_scatter(
+            x=x, y=y, mode="lines+markers", line={"width": 26, "color": "#d5d9de"}, name="connections",
+            marker={"size": 26, "symbol": "square", "opacity": 1}, hoverinfo="skip",
+        )  # fmt: skip
+        away = {1: "middle left", -1: "middle right", s: "top center", -s: "bottom center"}  # by where the path goes
         figure.add_scatter(
             x=[c % s for c in path], y=[c // s for c in path], mode="lines+markers+text", name="path",
-            text=["start", *[""] * (len(path) - 2), "goal"], textposition="top center", line={"color": "#c0392b"},
+            text=["start", *[""] * (len(path) - 2), "goal"], line={"color": "#c0392b"}, marker={"size": 8},
+            textposition=[away[path[1] - path[0]], *["top center"] * (len(path) - 2), away[path[-2] - path[-1]]],
         )  # fmt: skip
-        axis = {"tickvals": [*range(s)], "showgrid": False, "zeroline": False}
+        axis = {
+            "tickvals": [*range(s)],
+            "showgrid": False,
+            "zeroline": False,
+            "range": [-0.6, s - 0.4],
+            "constrain": "domain",
+        }
         return figure.update_layout(
-            title=f"A perfect maze on a {s}x{s} grid", template="plotly_white", width=520, height=480,
+            title=f"A perfect maze on a {s}x{s} grid and its path", template="plotly_white", width=440, height=460,
+            showlegend=False,
             xaxis=axis | {"ticktext": list("abcdefgh"[:s])},
-            yaxis=axis | {"ticktext": [*range(1, s + 1)], "autorange": "reversed", "scaleanchor": "x"},
+            yaxis=axis | {"ticktext": [*range(1, s + 1)], "range": [s - 0.4, -0.6], "scaleanchor": "x"},
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -172,7 +184,7 @@ class Maze:
             return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
         drawn = "".join(line(edge, "#c5cad1", 6) for edge in corridors) + line(path, "#c0392b", 2)
-        picture = f'<svg width="{w}" height="{w}" viewBox="0 0 {w} {w}">{drawn}</svg>'
+        picture = f'<svg width="{w}" height="{w}" viewBox="0 0 {w} {w}" style="vertical-align:middle">{drawn}</svg>'
         said = " ".join(self.words[c] for c in path)
         return tag("div", tag("b", f"mazes {s}x{s}"), f" {said} ", Markup(picture))
 

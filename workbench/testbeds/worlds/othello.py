@@ -180,7 +180,10 @@ class Othello:
                 marker={"color": colour, "size": width, "line": {"color": "#222", "width": 1}},
                 text=[self.names[s] for s in at.tolist()], hoverinfo="text+name",
             )  # fmt: skip
-        axis = {"tickvals": [*range(self.size)], "range": [-0.5, self.size - 0.5], "zeroline": False}
+        lines = {"tick0": 0.5, "dtick": 1, "showgrid": True, "gridcolor": "#1f5c3a"}  # between the squares
+        axis = {"tickvals": [*range(self.size)], "range": [-0.5, self.size - 0.5], "zeroline": False, "showgrid": False,
+                "minor": lines, "mirror": True, "linecolor": "#1f5c3a",
+                "constrain": "domain"}  # fmt: skip
         mover = names[int(game.turn[0, t]) + 1]
         return figure.update_layout(
             title=f"Othello {self.size}x{self.size} after {t} moves, {mover} to move", plot_bgcolor="#3a8a5a",
@@ -197,7 +200,10 @@ class Othello:
             if c
         )
         w = self.size * 10
-        board = f'<svg width="{w}" height="{w}" viewBox="0 0 {w} {w}"><rect width="{w}" height="{w}" fill="#3a8a5a"/>'
+        board = (
+            f'<svg width="{w}" height="{w}" viewBox="0 0 {w} {w}" style="vertical-align:middle">'
+            f'<rect width="{w}" height="{w}" fill="#3a8a5a"/>'
+        )
         moves = " ".join(self.names[s] for s in game.ids[0, :8].tolist())
         return tag(
             "div", tag("b", f"othello {self.size}x{self.size}"), f" {moves} … ", Markup(board + discs + "</svg>")

@@ -69,9 +69,11 @@ class Parallelograms:
         for column, rows_ in enumerate((raw, raw - (raw @ g)[:, None] * g), 1):
             centred = rows_ - rows_.mean(0)
             plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
-            marker = {"color": found.relation.tolist(), "colorscale": "Turbo"}
+            marker = {"color": found.relation.tolist(), "colorscale": "Turbo", "showscale": column == 2,
+                      "colorbar": {"title": "relation", "dtick": 1}}  # fmt: skip
             x, y = plane.T.tolist()
             figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=marker), 1, column)
+        figure.update_xaxes(title="first component").update_yaxes(title="second component", col=1)
         return figure.update_layout(
             title="Parallelograms: differences of 160 pairs, by relation", template="plotly_white", showlegend=False
         )

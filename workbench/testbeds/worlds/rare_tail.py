@@ -69,7 +69,7 @@ class RareTail:
         return Oracle(self.truth, most=min(32, self.d), tolerance=1.2 * self.noise * self.d**0.5)
 
     def figure(self, seed: int = 0) -> Any:
-        """How often each direction is on in 10,240 rows."""
+        """How often each direction is on in 10,240 rows; those that never are have no point."""
         import plotly.graph_objects as go
 
         share = (self.sample(10_240, seed).code != 0).float().mean(0)
@@ -77,7 +77,7 @@ class RareTail:
         figure.add_scatter(y=self.p.tolist(), mode="lines", name="probability")
         return figure.update_layout(
             title=f"Rare tail: {self.tail} directions on in {self.rare:.2%} of all rows", xaxis_title="direction",
-            yaxis_title="share of rows", template="plotly_white",
+            yaxis={"title": "share of rows", "type": "log", "tickformat": "~%", "dtick": 1}, template="plotly_white",
         )  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -70,7 +70,7 @@ class Readout:
         import plotly.graph_objects as go
 
         heat = go.Heatmap(z=self.effects.T.tolist(), zmid=0, colorscale="RdBu", colorbar_title="logit")
-        return go.Figure(heat).update_layout(
+        return go.Figure(heat).update_yaxes(dtick=1).update_layout(
             title="Read-out: what a push of length 1 along each direction adds to each logit",
             xaxis_title="direction", yaxis_title="answer", template="plotly_white",
         )  # fmt: skip

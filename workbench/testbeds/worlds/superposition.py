@@ -74,9 +74,10 @@ class Superposition:
         import plotly.graph_objects as go
 
         code = self.sample(40, seed).code
-        figure = go.Figure(go.Heatmap(z=code.tolist(), zmid=0, colorscale="RdBu", colorbar_title="coefficient"))
+        colours = {"zmid": 0, "colorscale": "RdBu"} if self.signed else {"colorscale": "Blues"}
+        figure = go.Figure(go.Heatmap(z=code.tolist(), colorbar_title="coefficient", **colours))
         return figure.update_layout(
-            title=f"Superposition: {self.n} directions in {self.d} dimensions, {float(self.p.sum()):.1f} on in a row",
+            title=f"Superposition: {self.n} directions in {self.d} dimensions, about {self.p.sum():.0f} on in a row",
             xaxis_title="direction", yaxis_title="row", template="plotly_white",
         )  # fmt: skip
 

@@ -93,7 +93,7 @@ class Twins:
             figure.add_histogram(x=best[which].tolist(), name=name, xbins={"start": 0, "end": 1, "size": 0.02})
         return figure.update_layout(
             title="Twins: best cosine of each atom of B with those of A", xaxis_title="cosine", yaxis_title="atoms",
-            barmode="stack", template="plotly_white",
+            barmode="stack", template="plotly_white", xaxis_range=[0, 1],
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
