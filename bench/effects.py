@@ -1,0 +1,144 @@
+"""Every claim in tests/effects, measured over paired seeds: docs/effects.json and the page docs/effects.md.
+
+    python bench/effects.py [NAME ...] [--jobs 2] [--again]
+
+A file there holds CLAIM, SOURCE, SETTING, MARGIN, SEEDS, ARMS and `measure(seed)`, which gives the two arms' values on
+one seed. The effect is the first less the second. It *holds* when the 95 % interval of its mean over seeds lies above
+the margin, *does not hold* when it lies below, else it is *inconclusive*. What was measured with the same code is kept.
+"""
+
+import argparse
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import ROOT, code_hash, processor
+
+from workbench import catalogue, lineage
+
+FOLDER, DATA, PAGE = ROOT / "tests" / "effects", ROOT / "docs" / "effects.json", ROOT / "docs" / "effects.md"
+TESTED = ["workbench/dictionary/*.py", "workbench/dictionary/kernels/*.py", "workbench/code.py"]
+
+
+def names() -> list[str]:
+    return sorted(p.stem for p in FOLDER.glob("*.py"))
+
+
+def effect(name: str) -> Any:
+    """The module of one claim."""
+    spec = importlib.util.spec_from_file_location(f"effects_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code(name: str) -> str:
+    """Hash of the claim, of the parts of dictionaries, and of the variants that the claim names."""
+    text = (FOLDER / f"{name}.py").read_text()
+    used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
+    return code_hash([*TESTED, *used, f"tests/effects/{name}.py"])
+
+
+def measured(name: str, seed: int) -> tuple[float, float, float]:
+    """Both arms' values and the CPU seconds they took, in one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    began = time.process_time()
+    first, second = effect(name).measure(seed)
+    return float(first), float(second), time.process_time() - began
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval by Student's t."""
+    from scipy.stats import t
+
+    middle, n = mean(values), len(values)
+    half = float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    return middle, middle - half, middle + half
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    return "holds" if low > margin else "does not hold" if high < margin else "inconclusive"
+
+
+def judged(name: str, arms: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """One row of the page."""
+    module = effect(name)
+    middle, low, high = interval([a - b for a, b, _ in arms])
+    return {
+        "claim": module.CLAIM,
+        "source": module.SOURCE,
+        "setting": module.SETTING,
+        "arms": [[label, mean(arm[i] for arm in arms)] for i, label in enumerate(module.ARMS)],
+        "effect": middle,
+        "low": low,
+        "high": high,
+        "margin": module.MARGIN,
+        "seeds": len(arms),
+        "verdict": verdict(low, high, module.MARGIN),
+        "note": getattr(module, "NOTE", ""),
+        "seconds": round(sum(seconds for *_, seconds in arms)),
+        "code": code(name),
+        "date": date.today().isoformat(),
+        "machine": processor(),
+    }
+
+
+def page() -> str:
+    """The markdown page of all claims."""
+    found = lineage.read_json(DATA) if DATA.exists() else {}
+    lines = [
+        "# Effects\n",
+        "Written by `python bench/effects.py`. The effect is the first arm less the second, mean over paired seeds",
+        "with its 95 % interval by Student's t; the margin was set before. **stale**: the code has changed since.\n",
+        "| claim | setting | arms | effect [interval] | margin | seeds | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in sorted(found):
+        row = found[name]
+        old = not (FOLDER / f"{name}.py").exists() or row["code"] != code(name)
+        arms = ", ".join(f"{label} {value:.3g}" for label, value in row["arms"])
+        said = f"**{row['verdict']}**{' — **stale**' if old else ''}{'. ' + row['note'] if row['note'] else ''}"
+        lines.append(
+            f"| {row['claim']} ({row['source']}) | {row['setting']} | {arms} | {row['effect']:.3g} [{row['low']:.3g}, "
+            f"{row['high']:.3g}] | {row['margin']:g} | {row['seeds']} | {said} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=names())
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="also what was measured with this code")
+    options = parser.parse_args()
+    found = lineage.read_json(DATA) if DATA.exists() else {}
+    wanted = [name for name in options.names if options.again or found.get(name, {}).get("code") != code(name)]
+    arms: dict[str, list[tuple[float, float, float]]] = {name: [] for name in wanted}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(measured, name, seed): name for name in wanted for seed in range(effect(name).SEEDS)}
+        for job in as_completed(jobs):
+            name = jobs[job]
+            arms[name].append(job.result())
+            if len(arms[name]) == effect(name).SEEDS:
+                row = found[name] = judged(name, arms[name])
+                lineage.write_json(DATA, dict(sorted(found.items())))
+                lineage.write(PAGE, page().encode())
+                print(
+                    f"{name}: {row['effect']:.4g} [{row['low']:.4g}, {row['high']:.4g}], {row['verdict']}", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
