@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench retrain lock clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,7 +24,7 @@ report: $(STAMP)  ## text to report on SmolLM2-135M: reports/index.html
 
 test: $(STAMP)  ## the suites, two workers of one torch thread each
 	$(VENV)/bin/workbench fetch smollm2-135m
-	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 -q -m 'not browser and not torture and not notebook'
+	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 -q -m 'not browser and not torture and not notebook and not effect'
 
 lint: $(STAMP)  ## ruff and pyright
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
@@ -43,17 +43,26 @@ notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) -m pytest -q -m notebook
 
-torture: $(STAMP)  ## 40 kills of harvest and of training, 500 byte flips (docs/measurements.md)
+effects: $(STAMP)  ## every claim over its seeds (docs/effects.md); kept where the code is the same
+	$(PY) bench/effects.py
+
+effects-short: $(STAMP)  ## one seed of what holds
+	OMP_NUM_THREADS=1 timeout 540 $(PY) -m pytest -n 2 -q -m effect
+
+torture: $(STAMP)  ## 40 kills of harvest, 100 of training, 500 byte flips (docs/measurements.md)
 	$(PY) bench/torture.py --record
 
 torture-short: $(STAMP)  ## a few kills, a few flips
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m torture
 
-bench: $(STAMP)  ## harvest, memory, training steps, prompt sets (docs/measurements.md)
+bench: $(STAMP)  ## harvest, memory, prompt sets (docs/measurements.md), steps beside peers (docs/benchmarks.md)
 	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) bench/peers/install.py
 	$(PY) bench/harvest.py --record
 	$(PY) bench/memory.py --record
-	$(PY) bench/train.py --record
+	$(PY) bench/train_step.py --record
+	$(PY) bench/encode.py --record
+	$(PY) bench/scaling.py --record
 	$(PY) bench/prompts.py --record
 
 retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)

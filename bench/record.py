@@ -1,6 +1,6 @@
 """Measurements on disk: each names its command, machine and the hash of the code it tested; the page marks stale ones.
 
-`python bench/record.py` writes docs/measurements.md from docs/measurements/*.json.
+`python bench/record.py` writes docs/measurements.md and docs/benchmarks.md from docs/measurements/*.json.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from workbench import lineage
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "measurements"
 PAGE = ROOT / "docs" / "measurements.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+COMPARED = ("train_step", "train_quality", "train_rates", "encode", "scaling")  # what the page of benchmarks holds
 
 
 def code_hash(patterns: Sequence[str], root: Path = ROOT) -> str:
@@ -49,7 +51,7 @@ def record(name: str, command: str, rows: Sequence[Mapping[str, Any]], tested: S
         "versions": lineage.versions(),
     }
     path = lineage.write_json(FOLDER / f"{name}.json", value)
-    lineage.write(PAGE, page().encode())
+    write_pages()
     return path
 
 
@@ -65,21 +67,40 @@ def cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def page(folder: Path = FOLDER, root: Path = ROOT) -> str:
-    """The markdown page of all measurements."""
-    parts = ["# Measurements\n\nWritten by `python bench/record.py`; **stale**: the code has changed since.\n"]
-    for path in sorted(folder.glob("*.json")):
-        value = lineage.read_json(path)
-        parts.append(f"\n## {path.stem}{' — **stale**' if stale(value, root) else ''}\n")
-        parts.append(
-            f"\n`{value['command']}` · {value['date']} · {value['machine']} · torch {value['versions']['torch']}\n"
-        )
-        columns = list(dict.fromkeys(key for row in value["rows"] for key in row))
-        parts.append("\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns) + "\n")
-        parts.extend("| " + " | ".join(cell(row.get(c, "")) for c in columns) + " |\n" for row in value["rows"])
+def section(path: Path, root: Path = ROOT) -> str:
+    """One measurement as markdown: its command, day, machine and table, marked when stale."""
+    value = lineage.read_json(path)
+    columns = list(dict.fromkeys(key for row in value["rows"] for key in row))
+    parts = [
+        f"\n## {path.stem}{' — **stale**' if stale(value, root) else ''}\n",
+        f"\n`{value['command']}` · {value['date']} · {value['machine']} · torch {value['versions']['torch']}\n",
+        "\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns) + "\n",
+    ]
+    parts.extend("| " + " | ".join(cell(row.get(c, "")) for c in columns) + " |\n" for row in value["rows"])
     return "".join(parts)
 
 
-if __name__ == "__main__":
+def page(folder: Path = FOLDER, root: Path = ROOT) -> str:
+    """The markdown page of all measurements but the benchmarks."""
+    found = [section(path, root) for path in sorted(folder.glob("*.json")) if path.stem not in COMPARED]
+    return (
+        "# Measurements\n\nWritten by `python bench/record.py`; **stale**: the code has changed since. Training steps "
+        "beside other libraries, encoding and scaling: [benchmarks.md](benchmarks.md).\n" + "".join(found)
+    )
+
+
+def benchmarks(folder: Path = FOLDER, root: Path = ROOT) -> str:
+    """The markdown page of benchmarks: how they are made, then those that were measured."""
+    paths = [folder / f"{name}.json" for name in COMPARED]
+    found = [section(path, root) for path in paths if path.is_file()]
+    return (ROOT / "bench" / "peers" / "ABOUT.md").read_text() + "".join(found)
+
+
+def write_pages() -> None:
     lineage.write(PAGE, page().encode())
-    print(PAGE.relative_to(ROOT))
+    lineage.write(BENCHMARKS, benchmarks().encode())
+
+
+if __name__ == "__main__":
+    write_pages()
+    print(PAGE.relative_to(ROOT), BENCHMARKS.relative_to(ROOT))

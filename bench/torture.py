@@ -1,4 +1,4 @@
-"""Forty kills of a harvest, a hundred of a training run, five hundred flipped bytes: `python bench/torture.py [--record]`.
+"""Forty kills of a harvest, a hundred of a training, five hundred flipped bytes: `python bench/torture.py [--record]`.
 
 Each script stops with an error when a resumed run differs by one byte, or a flip goes unseen.
 """
