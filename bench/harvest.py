@@ -1,6 +1,7 @@
 """Harvest to disk against the bare truncated forward on the same tokens, interleaved in one run.
 
     python bench/harvest.py [--subject smollm2-135m] [--site 8.resid] [--texts 480] [--rounds 3] [--dtype bfloat16]
+    python bench/harvest.py --profile     where the CPU time of `collect` goes, line by line, into docs/streams.md
 
 Three ways over the same batches, taken in turn: the model's own blocks up to the site and nothing else (bare),
 `subject.read` (nnsight, float32), and `collect` from call to finished store. Ratios are of tokens per second in the
@@ -10,19 +11,24 @@ least disturbed round of each, bare = 1.
 import argparse
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import record
+from record import ROOT, processor, record
 
-from workbench.batch import Tokens
+from workbench import lineage
+from workbench.batch import Exclusion, Tokens
 from workbench.harvest import collect, corpus
-from workbench.harvest.tokens import rows_of, rows_of_tokens, stacked
+from workbench.harvest.tokens import Plan, rows_of, rows_of_tokens, stacked
 from workbench.site import Site
 from workbench.subject import Subject
 
@@ -57,6 +63,84 @@ def bare(subject: Subject, site: Site) -> Callable[[Tokens], Tensor]:
     return forward
 
 
+class Clock:
+    """CPU seconds inside functions, in whatever thread they run; what a function calls counts for the callee only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.inside = threading.local()
+
+    def wrapped(self, line: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            outer, self.inside.callees = getattr(self.inside, "callees", 0.0), 0.0
+            began = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = time.thread_time() - began
+                self.seconds[line] = self.seconds.get(line, 0.0) + took - self.inside.callees
+                self.inside.callees = outer + took
+
+        return timed
+
+    @contextmanager
+    def on(self, lines: Sequence[tuple[str, Any, str]]) -> Iterator[None]:
+        """Watch functions: (line of the table, where it lives, its name)."""
+        was = [(place, name, getattr(place, name)) for _, place, name in lines]
+        for line, place, name in lines:
+            setattr(place, name, self.wrapped(line, getattr(place, name)))
+        try:
+            yield
+        finally:
+            for place, name, function in was:
+                setattr(place, name, function)
+
+
+READ = "the blocks, nnsight's trace around them, the copy to float32"
+MARK = ("<!-- harvest profile: python bench/harvest.py --profile -->\n", "<!-- end of harvest profile -->\n")
+
+
+def profile(
+    subject: Subject, run_bare: Callable[[], None], run_collect: Callable[[], None], rounds: int, about: str
+) -> str:
+    """A markdown table: CPU time of `collect` by what it does, as a share of the bare forward's."""
+    module = sys.modules["workbench.harvest.collect"]
+    lines = [
+        (READ, subject, "read"),
+        ("a check that every vector is finite", module, "refuse_infinite"),
+        ("the exclusion rule: tokens, norms", Exclusion, "by_token"),
+        ("the exclusion rule: tokens, norms", Exclusion, "by_norm"),
+        ("kept rows, cast and gathered into the shard", module._Harvest, "_add"),
+        ("shards: SHA-256, write, flush (in a thread)", module, "write_shard"),
+        ("the manifest, after every shard", module._Harvest, "_note"),
+        ("token rows drawn and stacked", Plan, "_draw"),
+        ("once: hash of the token rows", lineage, "tensors_hash"),
+        ("once: versions of the packages", lineage, "versions"),
+        ("once: the labels, the manifest's beginning", module._Harvest, "_begin"),
+        ("once: the finished store, opened", module.Store, "__init__"),
+    ]
+    bare, found, whole = [], [], []
+    for i in range(rounds):
+        for step in ("bare", "collect") if i % 2 == 0 else ("collect", "bare"):
+            began = time.process_time()
+            if step == "bare":
+                run_bare()
+                bare.append(time.process_time() - began)
+            else:
+                clock = Clock()
+                with clock.on(lines):
+                    run_collect()
+                whole.append(time.process_time() - began)
+                found.append(clock.seconds)
+    base = median(bare)
+    rows = {line: median(f.get(line, 0.0) for f in found) for line in dict.fromkeys(line for line, _, _ in lines)}
+    rows["all else"] = median(w - sum(f.values()) for w, f in zip(whole, found, strict=True))
+    table = [f"| the bare truncated forward | {base:.2f} | 100 |"]
+    table += [f"| {line} | {seconds:.3f} | {100 * seconds / base:.2f} |" for line, seconds in rows.items()]
+    table += [f"| `collect` in all | {median(whole):.2f} | {100 * median(whole) / base:.1f} |"]
+    return f"{about}\n\n| what | CPU s | % of the bare forward |\n| --- | --- | --- |\n" + "\n".join(table) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", default="smollm2-135m")
@@ -66,6 +150,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--profile", action="store_true", help="write the table into docs/streams.md")
     parser.add_argument("--record", action="store_true", help="write docs/measurements/harvest.json")
     options = parser.parse_args()
 
@@ -91,9 +176,27 @@ def main() -> None:
         for batch in batches:
             subject.read(batch, [site])
 
+    home = tempfile.TemporaryDirectory()  # emptied at the end: deleting is no part of a harvest
+    stores = iter(range(10**6))
+
     def run_collect() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            collect(subject, chosen, site, rows=None, batch=options.batch, folder=Path(folder) / "s", quiet=True)
+        folder = Path(home.name) / str(next(stores))
+        collect(subject, chosen, site, rows=None, batch=options.batch, folder=folder, quiet=True)
+
+    if options.profile:
+        padding = float((~chosen.mask).float().mean())
+        about = (
+            f"`{' '.join(['python bench/harvest.py', *sys.argv[1:]])}`: {options.subject} {options.site}, "
+            f"{options.dtype}, {options.batch} x {options.length},\n{tokens:,} tokens a round ({padding:.1%} of the "
+            f"positions are padding), median of {options.rounds} interleaved rounds,\n"
+            f"{torch.get_num_threads()} threads, {processor()}."
+        )
+        table = profile(subject, run_bare, run_collect, options.rounds, about)
+        print(table)
+        page = ROOT / "docs" / "streams.md"
+        before, rest = page.read_text().split(MARK[0])
+        lineage.write(page, (before + MARK[0] + "\n" + table + "\n" + MARK[1] + rest.split(MARK[1])[1]).encode())
+        return
 
     ways = {"bare forward": run_bare, "subject.read": run_read, "collect to disk": run_collect}
     wall: dict[str, list[float]] = {name: [] for name in ways}
@@ -126,7 +229,7 @@ def main() -> None:
         print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v!s:16}" for k, v in row.items()))
     if options.record:
         command = " ".join(["python bench/harvest.py", *sys.argv[1:]])
-        harvest = [f"workbench/harvest/{name}.py" for name in ("collect", "store", "tokens")]
+        harvest = [f"workbench/harvest/{name}.py" for name in ("collect", "shards", "store", "tokens")]
         tested = [*harvest, "workbench/subject/*.py", "workbench/lineage.py", "bench/harvest.py"]
         print(record("harvest", command, rows, tested))
 

@@ -179,7 +179,7 @@ def speed(
 def quality(runs: Sequence[tuple[str, float]], steps: int, threads: int, home: Path) -> list[dict[str, Any]]:
     """A row for each (way, learning rate): a whole training, then its error on held-out rows."""
     file, (rows, latents, d, k) = home / "rows.safetensors", SMALL
-    write_rows(file, d, latents // 2, 128 * rows, 16 * rows)
+    write_rows(file, d, 2 * latents, 128 * rows, 16 * rows)  # more directions than latents: a dead one is a loss
     x = load_file(file)["held_out"].double()
     total = float((x - x.mean(0)).square().sum())
     job = Job(str(file), rows, latents, d, k, steps=steps, dead_after=steps * rows // 10, threads=threads)

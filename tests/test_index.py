@@ -320,6 +320,20 @@ def test_a_flipped_byte_is_seen(rows, name, tmp_path):
         interpret.index(Plain(), rows, folder=tmp_path)
 
 
+def test_given_codes_are_used_and_others_are_refused(rows, made, tmp_path):
+    class Mute(Plain):
+        def encode(self, x):
+            assert len(x) <= 64, "the rows were encoded again"  # 64 rows name the codec
+            return super().encode(x)
+
+    again = interpret.index(Mute(), rows, folder=tmp_path, codes=made.codes)
+    pd.testing.assert_frame_equal(again.picked, made.picked)
+    assert str(again.contexts(2)) == str(made.contexts(2))  # NaN is no NaN's equal
+    assert not (tmp_path / "codes").exists()
+    with pytest.raises(ValueError, match="codes of another codec, store: encode this store"):
+        interpret.index(Plain(), Rows(seed=1), folder=tmp_path / "other", codes=made.codes)
+
+
 def test_dead_latents_are_counted_with_the_rows_looked_at(rows, made):
     assert made.dead_notice == f"1 of {LATENTS} latents (8.3%) never fired in {rows.rows:,} rows"
     assert made.alive.tolist() == [i != DEAD for i in range(LATENTS)]
@@ -353,7 +367,7 @@ def test_what_cannot_be_indexed_is_refused(rows, made, tmp_path):
     bad.hash = "bad"
     with pytest.raises(FloatingPointError, match="the code of row 20 is not finite"):
         interpret.index(Plain(), bad, folder=tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_view_of_a_store_on_disk_is_indexed_by_its_own_rows(tmp_path):

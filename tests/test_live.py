@@ -1,6 +1,7 @@
 """A live stream gives the subject's own vectors, and its batches finish the forward pass."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from models import tiny_llama, tiny_tokenizer
 
 from workbench import edit
 from workbench.batch import Exclusion, Stream, Tokens
-from workbench.harvest import Live, collect
+from workbench.harvest import Live, Mixed, collect
 from workbench.site import Site
 from workbench.subject import Subject, next_nll
 
@@ -224,3 +225,139 @@ def test_the_subject_is_free_between_two_batches(llama, tokens):
     thread.join(20)
     assert done, "another thread reads while the generator waits"
     next(batches)
+
+
+# Mixed
+
+
+def mixed(subject=None, *, size=30, buffer=400, seed=0, epochs=2, **options):
+    live = Live(subject or FakeSubject(), documents(), site="0.resid", epochs=epochs, **(OPTIONS | options))
+    return Mixed(live, size, buffer=buffer, seed=seed)
+
+
+def places(batches):
+    return [(int(t), int(p)) for b in batches for t, p in zip(b.text, b.pos, strict=True)]
+
+
+def test_a_mixed_stream_gives_every_row_of_its_source_once_and_its_own_vectors():
+    stream = mixed(size=1, epochs=1)
+    assert isinstance(stream, Stream)
+    live, batches = stream.source, list(stream.batches())
+    wanted = places(live.batches())
+    assert len(stream) == len(batches) == len(wanted) and sorted(places(batches)) == sorted(wanted)
+    x = torch.cat([b.x for b in batches])
+    text, pos = (torch.cat([getattr(b, name) for b in batches]) for name in ("text", "pos"))
+    assert torch.equal(x, vectors(live.tokens, Site(0, "resid"))[text, pos])
+
+
+def test_a_mixed_stream_resumes_at_any_step():
+    stream = mixed(epochs=3, target="1.mlp_out", grads=True)
+    whole = list(stream.batches())
+    assert len(whole) == len(stream) and {len(b.x) for b in whole} == {30}
+    again = mixed(epochs=3, target="1.mlp_out", grads=True)
+    for start in [*range(0, len(stream), 7), len(stream) - 1, len(stream)]:
+        rest = list(again.batches(start))
+        assert len(rest) == len(stream) - start
+        for a, b in zip(rest, whole[start:], strict=True):
+            assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "text", "pos", "grads"))
+
+
+def test_a_batch_is_mixed_from_many_texts_and_never_from_further_than_the_buffer():
+    stream = mixed(epochs=1)
+    first = {place: i for i, place in enumerate(places(stream.source.batches()))}
+    many = [len(batch.text.unique()) for batch in stream.batches()]
+    assert sum(many) / len(many) > 12 > 4  # token rows in a batch of the source
+    served = places(stream.batches())
+    assert served != list(first)
+    assert all(first[place] - i <= 400 and i - first[place] <= 400 for i, place in enumerate(served))
+    assert places(mixed(epochs=1, seed=1).batches()) != served
+
+
+def test_the_order_depends_on_no_clock():
+    def slow(said=None):
+        pause = torch.rand(400, generator=torch.Generator().manual_seed(3)).tolist()
+        return FakeSubject(said=lambda: time.sleep(pause.pop() / 100))
+
+    quick = mixed(epochs=1)
+    late = mixed(slow(), epochs=1)
+    for i, (a, b) in enumerate(zip(quick.batches(), late.batches(), strict=True)):
+        time.sleep(0.01 * (i % 3))
+        assert torch.equal(a.x, b.x)
+
+
+def test_the_subject_reads_no_further_ahead_than_half_the_buffer():
+    subject = FakeSubject()
+    stream = mixed(subject, epochs=1)
+    before = subject.reads
+    per_chunk = stream._steps
+    batches = stream.batches()
+    assert per_chunk > 2 and subject.reads == before
+    for _ in range(3):
+        next(batches)
+        time.sleep(0.1)
+        assert subject.reads - before <= 2 * per_chunk + 1  # what is served, and as much again
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("store")]
+
+
+def test_an_error_of_the_subject_reaches_the_reader_and_ends_the_thread():
+    def spoil(n, h):
+        if n == 25:
+            h[Site(0, "resid")][1, 4] = torch.nan
+
+    stream = mixed(FakeSubject(spoil=spoil), epochs=1, exclusion=Exclusion(norm=None))
+    with pytest.raises(FloatingPointError, match=r"0\.resid is nan"):
+        list(stream.batches())
+    assert not [t for t in threading.enumerate() if t.name.startswith("store")]
+
+
+def test_rows_that_the_norm_rule_leaves_out_leave_their_places_empty():
+    def spoil(n, h):
+        h[Site(0, "resid")][:, 5] *= 1000
+
+    stream = mixed(FakeSubject(spoil=spoil), epochs=1)
+    batches = list(stream.batches())
+    assert not any((batch.pos == 5).any() for batch in batches)
+    plain = list(mixed(epochs=1, exclusion=Exclusion(norm=None)).batches())
+    for batch, other in zip(batches, plain, strict=True):
+        kept = other.pos != 5
+        assert torch.equal(batch.text, other.text[kept]) and torch.equal(batch.pos, other.pos[kept])
+
+
+def test_others_may_use_the_subject_while_a_mixed_stream_reads(llama, tokens):
+    live = Live(llama, tokens, site="1.resid", batch=2, epochs=20)
+    alone = [b.x for b in Mixed(live, 8, buffer=80).batches()]
+    wanted = llama.read(tokens, ["0.resid"])[Site(0, "resid")]
+    shared = []
+    for batch in Mixed(live, 8, buffer=80).batches():
+        assert torch.equal(llama.read(tokens, ["0.resid"])[Site(0, "resid")], wanted)
+        shared.append(batch.x)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_a_dictionary_trains_on_a_mixed_stream(tmp_path):
+    from workbench import recipe, train
+
+    made = recipe("topk_auxk", d=6, latents=24, k=2)
+    one = train(made, mixed(), site="0.resid", folder=tmp_path, progress=False)
+    again = train(made, mixed(), site="0.resid", progress=False)
+    assert torch.equal(one.atoms(), again.atoms())
+    says = mixed().describe()
+    assert says["kind"] == "mixed" and says["steps"] == len(mixed()) and says["site"] == "0.resid"
+    assert says != mixed(seed=1).describe() != mixed(buffer=500).describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": 0}, "1 to [0-9,]+ rows"),
+        ({"size": 10**6}, "as many as the source gives"),
+        ({"buffer": 60}, "half the buffer"),
+    ],
+)
+def test_bad_mixes_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        mixed(**change)
+    stream = mixed()
+    with pytest.raises(ValueError, match="start must be within"):
+        next(stream.batches(len(stream) + 1))

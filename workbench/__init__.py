@@ -16,7 +16,11 @@ DOORS = {
     "Edit": "edit",
     "Subject": "subject",
     "collect": "harvest",
+    "encode": "harvest",
     "Store": "harvest",
+    "Codes": "harvest",
+    "Live": "harvest",
+    "Mixed": "harvest",
     "corpus": "harvest",
     "recipe": "dictionary",
     "train": "dictionary",
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary, check, load, recipe, start, train
     from .edit import Edit
     from .evaluate import Case
-    from .harvest import Store, collect, corpus
+    from .harvest import Codes, Live, Mixed, Store, collect, corpus, encode
     from .site import Site
     from .subject import Subject
 

@@ -540,8 +540,8 @@ def _fits(dictionary: Dictionary, batch: Batch) -> None:
 def _to(batch: Batch, device: torch.device) -> Batch:
     if batch.x.device == device:
         return batch
-    grads = None if batch.grads is None else batch.grads.to(device)
-    return Batch(batch.x.to(device), batch.y.to(device), batch.text, batch.pos, grads, batch.finish)
+    x, y, grads = (None if t is None else t.to(device, non_blocking=True) for t in (batch.x, batch.y, batch.grads))
+    return Batch(x, y, batch.text, batch.pos, grads, batch.finish)
 
 
 def _asker(stop: Callable[[], bool] | threading.Event | None) -> Callable[[], bool]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..batch import Batch, Exclusion, Tokens
 from ..code import Code, Codec
+from ..harvest import Codes
 from ..site import Site
 from .scores import Direction, Score, Statistic, Sums, interval
 
@@ -55,7 +56,8 @@ class Case:
 
     `tokens` are the token rows that splicing evals run, `texts` the document of each (every token row its own when
     None). Intervals resample documents, `resamples` times from `seed`. Nothing is written; what several evals share is
-    computed once and kept on the case.
+    computed once and kept on the case. With `codes`, the rows' codes on disk (`wb.encode(rows, codec)`), no pass over
+    the rows encodes them again.
     Raises ValueError when the parts do not fit.
     """
 
@@ -67,6 +69,7 @@ class Case:
     name: str = "dictionary"
     seed: int = 0
     resamples: int = 2000
+    codes: Codes | None = None
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,9 @@ class Case:
             raise ValueError(f"texts name the document of each token row: got {len(self.texts)} for {came}")
         if self.tokens is not None and self.subject is None:
             raise ValueError(f"{self.name} has tokens to splice into but no subject: give Case(..., subject, ...)")
+        if self.codes is not None:
+            rows: Any = self.rows
+            self.codes.check(self.codec, rows)
 
     @property
     def site(self) -> Site:
@@ -152,8 +158,9 @@ class Case:
         sums: dict[str, Tensor] = {}
         fired = torch.zeros(GROUPS, self.codec.latents if count else 0, dtype=torch.float64)
         rows = torch.zeros(GROUPS, dtype=torch.float64)
+        known = None if self.codes is None else self.codes.batches(ROWS)
         for documents, batch in self.batches():
-            code = self.codec.encode(batch.x)
+            code = self.codec.encode(batch.x) if known is None else next(known).code
             plain = getattr(self.codec, "skip", self) is None  # no skip connection: decoding saves a second encoding
             y_hat = self.codec.decode(code) if plain else self.codec.reconstruct(batch.x)
             found = {"rows": torch.ones(len(batch.x))} | dict(measure(batch.x, batch.y, code, y_hat))

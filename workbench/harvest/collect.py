@@ -4,18 +4,15 @@ import errno
 import hashlib
 import io
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,11 +20,11 @@ from .. import lineage
 from ..batch import Exclusion, Tokens
 from ..site import Site
 from .corpora import Corpus, corpus
-from .store import FORMAT, LABELS, MANIFEST, SiteLike, Store, verified, write_shard
+from .shards import MANIFEST, disk, found, locked, say, shard_name, whole_shards, write_shard
+from .store import FORMAT, LABELS, SiteLike, Store
 from .tokens import Dropped, Plan, rows_of, rows_of_tokens
 
 SHARD = 64 * 2**20  # bytes of activations in a shard, unless asked
-FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 Texts = Corpus | Tokens | str | Path | Iterable[str]
 
 
@@ -111,47 +108,19 @@ def collect(
         "versions": {name: versions[name] for name in ("torch", "transformers", "nnsight")},
     }
     where = Path(folder) if folder is not None else lineage.cache() / "stores" / lineage.fingerprint(call)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(where.parent / f".{where.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _say(f"another process harvests into {where}: waiting for it", quiet)
-        lock.acquire()
-    try:
-        manifest = _found(where, call)
+    with locked(where, quiet):
+        manifest = found(where, call, "harvest", first=LABELS)
         if manifest is not None and manifest["state"] == "whole":
             return Store.open(where)
         harvest = _Harvest(subject, source, chosen, call, widths, exclusion, where, quiet)
         harvest.run(manifest)
         return Store.open(where, verify=False)  # every byte was hashed on its way to the disk
-    finally:
-        lock.release()
 
 
 def own_rule(subject: Reads) -> Exclusion:
     """The subject's own rule where it has one, else the default."""
     rule = getattr(subject, "exclusion", None)
     return rule if isinstance(rule, Exclusion) else Exclusion()
-
-
-def _found(folder: Path, call: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of the same call, if the folder has one. Under the lock `.part` files are left by the dead."""
-    if not folder.exists():
-        return None
-    for left in folder.glob(".*.part"):
-        left.unlink()
-    if not (folder / MANIFEST).exists():
-        if there := sorted(path.name for path in folder.iterdir() if path.name != LABELS):  # labels come first
-            raise FileExistsError(f"{folder} holds other files ({there[0]}): give an empty or a new folder")
-        return None
-    manifest = lineage.read_json(folder / MANIFEST)
-    if manifest["call"] != call:
-        theirs = manifest["call"]
-        differ = [name for name in call if theirs.get(name) != call[name]]
-        said = "; ".join(f"{name} {theirs.get(name)!r}, not {call[name]!r}" for name in differ)
-        raise FileExistsError(f"{folder} holds another harvest ({said}): give another folder, or delete this one")
-    return manifest
 
 
 class _Read(NamedTuple):
@@ -175,9 +144,13 @@ class _Rows:
     def clear(self) -> None:
         self.n, self.parts = 0, {}
 
-    def add(self, small: Mapping[str, Tensor], vectors: Mapping[str, Float[Tensor, "n d"]], n: int) -> None:
+    def add(
+        self, small: Mapping[str, Tensor], vectors: Mapping[str, Float[Tensor, "all d"]], which: Int[Tensor, " n"]
+    ) -> None:
+        n = len(which)
         for site, h in vectors.items():
-            self.sites[site][self.n : self.n + n].copy_(h)
+            # cast first: half as many bytes to gather
+            self.sites[site][self.n : self.n + n].copy_(h.to(self.sites[site].dtype)[which.to(h.device)])
         for name, value in small.items():
             self.parts.setdefault(name, []).append(value)
         self.n += n
@@ -236,7 +209,7 @@ class _Harvest:
             raise ValueError("the exclusion rule leaves no row of this corpus: pass another exclusion")
         self._note(self.manifest | {"state": "whole", "dropped": asdict(self.dropped)})
         if rows is not None and done < rows:
-            _say(f"the corpus ended at {done:,} of {rows:,} rows: the norm rule left the others out", self.quiet)
+            say(f"the corpus ended at {done:,} of {rows:,} rows: the norm rule left the others out", self.quiet)
 
     def _token_rows(self) -> Iterator[Any]:
         if isinstance(self.source, Tokens):
@@ -283,19 +256,9 @@ class _Harvest:
 
     def _resume(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Keep the whole shards from the front; what follows the first that is missing or damaged is made again."""
-        hashes = {file["file"]: file["sha256"] for file in (manifest["labels"], *manifest["shards"])}
-        there = {name: sha256 for name, sha256 in hashes.items() if (self.folder / name).is_file()}
-        bad = {*verified(self.folder, there), *(hashes.keys() - there.keys())}
+        manifest["shards"], bad = whole_shards(self.folder, manifest, self.quiet)
         if LABELS in bad:
             manifest["labels"] = self._begin(0)["labels"]
-        shards = manifest["shards"]
-        whole = next((i for i, shard in enumerate(shards) if shard["file"] in bad), len(shards))
-        if whole < len(shards):
-            _say(f"{self.folder / shards[whole]['file']} is missing or damaged: made again from there", self.quiet)
-        known = {MANIFEST, *hashes, shard_name(len(shards))}  # the last may have been written but not noted
-        if unknown := sorted({path.name for path in self.folder.iterdir()} - known):
-            raise FileExistsError(f"{self.folder} holds {unknown[0]!r}, which is not of this store: move it away")
-        manifest["shards"] = shards[:whole]
         return manifest
 
     def _fill(self, plan: Plan, total: int, pool: ThreadPoolExecutor, bar: tqdm) -> None:
@@ -373,12 +336,12 @@ class _Harvest:
             "pos": pos.int(),
             "token": read.tokens.ids.flatten()[where].int(),
         }
-        vectors = {str(site): h.flatten(0, 1)[where.to(h.device)] for site, h in read.h.items()}
-        if self.dtype == torch.float16:
+        vectors = {str(site): h.flatten(0, 1) for site, h in read.h.items()}
+        if self.dtype == torch.float16 and len(where):
             for site, h in vectors.items():
-                if len(h) and (top := float(h.abs().max())) > torch.finfo(torch.float16).max:
+                if (top := float(h[where.to(h.device)].abs().max())) > torch.finfo(torch.float16).max:
                     raise OverflowError(f"{site} reaches {top:.3g}, float16 holds 65504: choose bfloat16 or float32")
-        into.add(small, vectors, len(where))
+        into.add(small, vectors, where)
         return len(where)
 
     def _write(self, rows: _Rows) -> None:
@@ -386,7 +349,7 @@ class _Harvest:
         tensors = rows.tensors()
         by_token = int(tensors.pop("by_token").sum())
         shards = self.manifest["shards"]
-        with _room(self.folder, self.manifest):
+        with disk(self.folder, self.manifest):
             file = write_shard(self.folder / shard_name(len(shards)), tensors)
         entry = file | {
             "rows": rows.n,
@@ -407,18 +370,14 @@ class _Harvest:
             "excluded": excluded,
             "share_excluded": out / (out + rows) if rows else 0.0,
         }
-        with _room(self.folder, self.manifest):
+        with disk(self.folder, self.manifest):
             lineage.write_json(self.folder / MANIFEST, manifest | sums)
         self.manifest = manifest | sums
 
     def _put(self, name: str, data: bytes) -> dict[str, Any]:
-        with _room(self.folder, self.manifest):
+        with disk(self.folder, self.manifest):
             lineage.write(self.folder / name, data)
         return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def shard_name(number: int) -> str:
-    return f"{number:05d}.safetensors"
 
 
 def refuse_infinite(site: Site, h: Tensor, real: Tensor, documents: Sequence[int]) -> None:
@@ -435,31 +394,9 @@ def refuse_infinite(site: Site, h: Tensor, real: Tensor, documents: Sequence[int
         )
 
 
-def median_norm(reads: Sequence[tuple[Float[Tensor, "text pos d"], Bool[Tensor, "text pos"]]]) -> float:
-    """Median norm of vectors at kept positions."""
+def median_norm(reads: Sequence[tuple[Float[Tensor, "_ _ d"], Bool[Tensor, "_ _"]]]) -> float:
+    """Median norm of vectors at kept positions: batches of `(text, pos, d)`, of which the last may be shorter."""
     norms = torch.cat([h.norm(dim=-1).cpu()[keep] for h, keep in reads])
     if not len(norms):
         raise ValueError("the first token rows keep no position to measure the median norm on: raise `calibrate`")
     return float(norms.median())
-
-
-@contextmanager
-def _room(folder: Path, manifest: Mapping[str, Any] | None) -> Iterator[None]:
-    """A full disk, said in one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        shards, rows = (len(manifest["shards"]), manifest["rows"]) if manifest else (0, 0)
-        raise OSError(
-            error.errno,
-            f"the disk is full: {folder} keeps {rows:,} rows in {shards} whole shards; make room and call again, the "
-            "harvest goes on from there",
-        ) from error
-
-
-def _say(line: str, quiet: bool) -> None:
-    if not quiet:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .. import lineage
@@ -14,7 +15,7 @@ from ..batch import Batch, Exclusion, Tokens
 from ..site import Site
 from .collect import Reads, Texts, median_norm, own_rule, refuse_infinite
 from .corpora import Corpus, corpus
-from .store import SiteLike, texts_of
+from .store import SiteLike, shuffled, texts_of
 from .tokens import Row, rows_of, rows_of_tokens, stacked
 
 
@@ -125,6 +126,7 @@ class Live:
         self._epoch = len(self._rows) // batch  # steps of one pass
         if not self._epoch:
             raise ValueError(f"the corpus gives {len(self._rows)} token rows, one batch needs {batch}: give more text")
+        self._known: dict[int, Tensor] = {}
         self.steps = steps if steps is not None else max(1, int((1 if epochs is None else epochs) * self._epoch))
         self.exclusion = self._calibrated(own_rule(subject) if exclusion is None else exclusion, calibrate)
 
@@ -146,7 +148,28 @@ class Live:
         if not 0 <= start <= self.steps:
             raise ValueError(f"start must be within the stream's {self.steps} steps, got {start}")
         for step in range(start, self.steps):
-            yield self._make(self._which(step))
+            yield self.batch_at(step)
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch of one step."""
+        return self._make(self._which(step).tolist())
+
+    @cached_property
+    def candidates(self) -> Int[Tensor, " step"]:
+        """Rows of each step's batch as the token rules leave them; the norm rule, known when read, may take more."""
+        kept = torch.cat(
+            [self._by_token(range(i, min(i + 512, len(self._rows)))).sum(1) for i in range(0, len(self._rows), 512)]
+        )
+        epochs = range(-(-self.steps // self._epoch))
+        return torch.cat([kept[self._order(epoch)].view(-1, self.batch).sum(1) for epoch in epochs])[: self.steps]
+
+    def place(self, step: int, text: Int[Tensor, " row"], pos: Int[Tensor, " row"]) -> tuple[Int[Tensor, " row"], int]:
+        """Which of a step's candidates its rows are, and how many candidates there are."""
+        which = self._which(step)
+        kept = self._by_token(which.tolist())
+        numbers = kept.flatten().cumsum(0).view_as(kept) - 1
+        ordered, order = which.sort()
+        return numbers[order[torch.searchsorted(ordered, text)], pos], int(kept.sum())
 
     def describe(self) -> dict[str, Any]:
         """JSON: what the batches depend on."""
@@ -175,13 +198,22 @@ class Live:
             raise ValueError(f"sites read together must have one width, got {widths}")
         return sites
 
-    def _which(self, step: int) -> list[int]:
+    def _which(self, step: int) -> Int[Tensor, " text"]:
+        """The token rows of a step."""
         epoch, at = divmod(step, self._epoch)
-        order = list(range(len(self._rows)))  # seeded already
-        if epoch:
-            random = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            order = torch.randperm(len(order), generator=random).tolist()
-        return order[at * self.batch : (at + 1) * self.batch]
+        return self._order(epoch)[at * self.batch : (at + 1) * self.batch]
+
+    def _order(self, epoch: int) -> Int[Tensor, " text"]:
+        """The token rows of an epoch that fill whole batches; the first goes by the seeded order of the rows."""
+        known = self._known.get(epoch)
+        if known is None:
+            n = len(self._rows)
+            known = shuffled(n, self.seed, epoch).long() if epoch else torch.arange(n)
+            self._known = {epoch: known}  # steps go forward: other epochs are over
+        return known[: self._epoch * self.batch]
+
+    def _by_token(self, which: Sequence[int]) -> Bool[Tensor, "text pos"]:
+        return self.exclusion.by_token(stacked([self._rows[i] for i in which]), self.subject.special_ids)
 
     def _make(self, which: list[int]) -> Batch:
         tokens = stacked([self._rows[i] for i in which])

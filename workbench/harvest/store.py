@@ -7,121 +7,27 @@ A store is one folder: `manifest.json` (what was asked, of which parents, with i
     text, pos, token (row,)     where each row stands        8.resid ... (row, d)             one tensor for each site
 """
 
-import hashlib
-import json
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import lineage
 from ..batch import Batch, Exclusion, Tokens
 from ..site import Site
+from .shards import MANIFEST, Shard, ahead, check_bytes, check_files
 
 FORMAT = 1  # of the folder: raise it when the layout changes
-MANIFEST, LABELS = "manifest.json", "labels.parquet"
-DTYPES = {  # safetensors' names
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I32": torch.int32,
-    "BOOL": torch.bool,
-}
+LABELS = "labels.parquet"
 BLOCK = 8192  # rows read at a time by what passes over a whole store
 SiteLike = Site | str
 Sites = SiteLike | Sequence[SiteLike] | None
-
-
-class Shard:
-    """One safetensors file, mapped into memory: bytes are read when they are used.
-
-    Raises ValueError when the header does not describe the file exactly.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        payload, header = _header(path)
-        flat = torch.from_numpy(np.memmap(path, np.uint8, "c"))  # copy on write: torch wants writable memory
-        self._tensors = {
-            name: flat[payload + begin : payload + end].view(dtype).view(shape)
-            for name, (dtype, shape, begin, end) in header.items()
-        }
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-
-class _Entry(NamedTuple):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def _header(path: Path) -> tuple[int, dict[str, _Entry]]:
-    """Where the payload begins, and what lies in it. The tensors must fill it without a gap."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= size - 8:
-                raise ValueError(f"header of {length} bytes in a file of {size}")
-            value = json.loads(file.read(length))
-        value.pop("__metadata__", None)
-        found = {
-            name: _Entry(DTYPES[entry["dtype"]], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in value.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged (its header cannot be read: {error}): delete the store") from error
-    at = 0
-    for name, entry in sorted(found.items(), key=lambda item: item[1].begin):
-        wanted = int(np.prod(entry.shape, dtype=np.int64)) * entry.dtype.itemsize
-        if entry.begin != at or entry.end - entry.begin != wanted:
-            raise ValueError(f"{path} is damaged ({name} does not lie where it must): delete the store")
-        at = entry.end
-    if 8 + length + at != size:
-        raise ValueError(f"{path} is damaged ({size} bytes, its header says {8 + length + at}): delete the store")
-    return 8 + length, found
-
-
-def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A safetensors file, atomically, with no second copy in memory: its name, size and SHA-256."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all lie aligned
-    header, at = {}, 0
-    for name in ordered:
-        t = tensors[name]
-        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
-        at += t.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little") + text]
-    parts += [tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data for name in ordered]
-    whole = hashlib.sha256()
-
-    def fill(part: Path) -> None:
-        with part.open("wb") as file:
-            for piece in parts:
-                whole.update(piece)
-                file.write(piece)
-
-    lineage.write(path, fill)
-    return {"file": path.name, "bytes": 8 + len(text) + at, "sha256": whole.hexdigest()}
 
 
 class Store:
@@ -172,11 +78,7 @@ class Store:
             )
         check_files(folder, manifest)
         if verify:
-            hashes = {file["file"]: file["sha256"] for file in (manifest["labels"], *manifest["shards"])}
-            if damaged := verified(folder, hashes):
-                raise ValueError(
-                    f"{folder / damaged[0]} is damaged (its SHA-256 does not fit): delete the store and collect it anew"
-                )
+            check_bytes(folder, manifest)
         return cls(folder, manifest, [Shard(folder / shard["file"]) for shard in manifest["shards"]])
 
     def __len__(self) -> int:
@@ -240,13 +142,13 @@ class Store:
         """
         _at_least_one(size, "a batch")
         reads = self._reader(site, target)
-        order = None if seed is None else _shuffled(self.rows, seed, 0)
+        order = None if seed is None else shuffled(self.rows, seed, 0)
 
         def make(step: int) -> Batch:
             begin, end = step * size, min((step + 1) * size, self.rows)
             return reads(torch.arange(begin, end) if order is None else order[begin:end].long())
 
-        return _ahead(make, range(-(-self.rows // size)))
+        return ahead(make, range(-(-self.rows // size)))
 
     def stream(
         self,
@@ -340,8 +242,10 @@ class Store:
 
         def read(on_disk: Tensor, chosen: Site | list[Site]) -> Tensor:
             if isinstance(chosen, Site):
-                return self._pick(on_disk, str(chosen), torch.float32)
-            return torch.stack([self._pick(on_disk, str(site), torch.float32) for site in chosen], 1)
+                x = self._pick(on_disk, str(chosen), torch.float32)
+            else:
+                x = torch.stack([self._pick(on_disk, str(site), torch.float32) for site in chosen], 1)
+            return x.pin_memory() if torch.cuda.is_available() else x  # so that a GPU copies it while it computes
 
         def make(rows: Tensor) -> Batch:
             on_disk, text = self._on_disk(rows)
@@ -408,7 +312,7 @@ class StoreStream:
         def order(epoch: int) -> Tensor:
             if epoch not in known:
                 known.clear()  # steps go forward: the epoch before is over
-                known[epoch] = _shuffled(self.store.rows, self.seed, epoch)
+                known[epoch] = shuffled(self.store.rows, self.seed, epoch)
             return known[epoch]
 
         def make(step: int) -> Batch:
@@ -418,7 +322,7 @@ class StoreStream:
                 rows = torch.cat([rows, order(epoch + 1)[: self.size - len(rows)]])
             return reads(rows.long())
 
-        return _ahead(make, range(start, self.steps))
+        return ahead(make, range(start, self.steps))
 
     def describe(self) -> dict[str, Any]:
         """JSON: what the batches depend on."""
@@ -438,41 +342,7 @@ class StoreStream:
         }
 
 
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """The folder holds the manifest's files with their sizes, and nothing else."""
-    files = {file["file"]: file["bytes"] for file in (manifest["labels"], *manifest["shards"])}
-    for name, size in files.items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: delete the store and collect it anew")
-        if (folder / name).stat().st_size != size:
-            raise ValueError(f"{folder / name} is damaged (cut or grown): delete the store and collect it anew")
-    if unknown := sorted({path.name for path in folder.iterdir()} - {MANIFEST, *files}):
-        raise ValueError(f"{folder} holds {unknown[0]!r}, which is not of this store: move it away")
-
-
-def verified(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Files whose SHA-256 does not fit, in order. A bar appears when it takes long."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter
-        found = pool.map(lambda name: lineage.file_hash(folder / name), hashes)
-        bar = tqdm(found, total=len(hashes), desc="verifying", unit="shard", delay=3, leave=False)
-        return [name for (name, wanted), got in zip(hashes.items(), bar, strict=True) if got != wanted]
-
-
-def _ahead(make: Callable[[int], Batch], steps: range, depth: int = 2) -> Iterator[Batch]:
-    """make(step) for each step, `depth` of them ahead in a thread."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="store")
-    try:
-        waiting = deque(pool.submit(make, step) for step in steps[:depth])
-        for step in [*steps[depth:], *[None] * min(depth, len(steps))]:
-            ready = waiting.popleft()
-            if step is not None:
-                waiting.append(pool.submit(make, step))
-            yield ready.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _shuffled(rows: int, seed: int, epoch: int) -> Tensor:
+def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
     """A permutation of all rows that depends on seed and epoch only; 4 bytes a row."""
     random = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(rows, generator=random, dtype=torch.int32 if rows < 2**31 else torch.int64)

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import lineage
 from ..batch import Tokens
 from ..code import Codec
+from ..harvest.codes import BATCH, Codes, encode, parents
 from .keep import Best, priority
 
 FORMAT = 1
-BATCH = 4096  # rows encoded at once
 LOWEST, HIGHEST, PER_OCTAVE = -12, 20, 2  # histogram bins: half octaves from 2^-12 to 2^20; the end bins take the rest
 BINS = (HIGHEST - LOWEST) * PER_OCTAVE
 KINDS = ("top", "quantile", "random")
@@ -50,7 +50,7 @@ class Index:
 
     folder: Path
     manifest: dict[str, Any]
-    codec: Codec
+    codes: Codes
     store: Any  # a Store or a view of one
     subject: Any = None
     _words: dict[int, str] = field(default_factory=dict, repr=False)
@@ -110,7 +110,7 @@ class Index:
     def contexts(
         self, latent: int, kind: str = "top", *, window: tuple[int, int] = WINDOW, limit: int | None = None
     ) -> list[Context]:
-        """Contexts of a latent, with the activation of every token in the window (encoded now, from the store).
+        """Contexts of a latent, with the activation of every token in the window.
 
         "top": strongest first, few from one text; "quantile": from every tenth of its activations, strongest first;
         "random": any rows of the store, whether it fires there or not. `limit` is per kind, or per quantile.
@@ -206,12 +206,7 @@ class Index:
             near = (pos >= places[i, 0]) & (pos <= places[i, -1]) & (pos >= low) & (pos <= high)
             rows.append(of_text[near])
             where.append(torch.stack([torch.full_like(pos[near], i), pos[near] - places[i, 0]]))
-        wanted, at = torch.cat(rows), torch.cat(where, 1)
-        for begin in range(0, len(wanted), BATCH):
-            part = slice(begin, begin + BATCH)
-            with torch.no_grad():
-                code = self.codec.encode(self.store.gather(wanted[part], self.manifest["site"]))
-            values[at[0, part], at[1, part]] = code.column(latent).float().cpu()
+        values[tuple(torch.cat(where, 1))] = self.codes.rows(torch.cat(rows)).column(latent).float()
         return values
 
 
@@ -221,6 +216,7 @@ def index(
     subject: Any = None,
     *,
     folder: Path | str | None = None,
+    codes: Codes | None = None,
     top: int = 20,
     per_text: int = 2,
     quantiles: int = 10,
@@ -230,17 +226,17 @@ def index(
     seed: int = 0,
     batch: int = BATCH,
 ) -> Index:
-    """Look at every row of the store once and keep, for every latent, how often, how strongly and where it fires.
+    """Look at every row's code once and keep, for every latent, how often, how strongly and where it fires.
 
     `top` strongest contexts, at most `per_text` of one token row; `per_quantile` contexts from each of `quantiles`
     equal parts of its activations; `random` rows of the store. Quantiles are those of a uniform draw of `sample` of the
     rows where it fires: exact for a latent that fires no oftener, else good to 0.5 / sqrt(sample) of the share.
-    Made once: `folder` (default: the cache) is opened when it holds the same codec, store and arguments.
-    Memory does not grow with the rows. `subject` gives tokens their text.
-    Raises ValueError when the codec has no site, the folder holds another index, or a file in it is damaged.
+    Made once: `folder` (default: the cache) is opened when it holds the same codec, store and arguments. `codes` are
+    the store's rows through the codec: where they are not given they are made in `folder / "codes"` (default: the
+    cache), `batch` rows at a time. Memory does not grow with the rows. `subject` gives tokens their text.
+    Raises ValueError when the codec has no site, the codes or the folder's index are of another codec or store, or a
+    file is damaged; FloatingPointError when a code is not finite.
     """
-    if codec.site is None:
-        raise ValueError("the codec has no site: train it with site=..., or load it from its folder")
     counts = {"top": top, "per_text": per_text, "quantiles": quantiles, "per_quantile": per_quantile, "sample": sample}
     if low := [name for name, value in counts.items() if value < 1]:
         raise ValueError(f"{low[0]} must be 1 or more, got {counts[low[0]]}")
@@ -248,31 +244,15 @@ def index(
         raise ValueError(f"random must be 0 or more, got {random}")
     if sample < quantiles * per_quantile:
         raise ValueError(f"sample must be quantiles * per_quantile = {quantiles * per_quantile} or more, got {sample}")
-    if not store.rows:
-        raise ValueError("the store has no rows: harvest some first")
     asked = counts | {"random": random, "seed": seed}
-    key = {
-        "format": FORMAT,
-        "codec": codec_hash(codec, store),
-        "store": str(store.hash),
-        "site": str(codec.site),
-        "args": asked,
-    }
-    folder = Path(folder or lineage.cache() / "indexes" / lineage.fingerprint(key))
-    if (folder / "manifest.json").is_file():
-        return _open(folder, key, codec, store, subject)
-    manifest = _make(folder, key, codec, store, batch)
-    return Index(folder, manifest, codec, store, subject)
-
-
-def codec_hash(codec: Codec, store: Any) -> str:
-    """What stands for a codec: its weights (its atoms when it is no module) and what it says of 64 rows.
-
-    What it says counts too, because not all that matters is a weight: the k of a TopK is not.
-    """
-    weights = codec.state_dict() if isinstance(codec, nn.Module) else {"atoms": codec.atoms()}
-    said = codec.encode(store.gather(torch.arange(min(64, store.rows)), codec.site)).to_dense()
-    return lineage.tensors_hash({f"weights.{name}": tensor for name, tensor in weights.items()} | {"said": said})
+    key = {"format": FORMAT, **parents(codec, store), "args": asked}
+    home = Path(folder or lineage.cache() / "indexes" / lineage.fingerprint(key))
+    manifest = _found(home, key)
+    if codes is None:
+        codes = encode(store, codec, None if folder is None else home / "codes", batch=batch, quiet=True)
+    else:
+        codes.check(codec, store)
+    return Index(home, manifest or _make(home, key, codes, store, batch), codes, store, subject)
 
 
 def bin_edges() -> Float[np.ndarray, " edges"]:
@@ -287,7 +267,10 @@ def bin_of(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.searchsorted(bin_edges()[1:-1], values, side="right")
 
 
-def _open(folder: Path, key: dict[str, Any], codec: Codec, store: Any, subject: Any) -> Index:
+def _found(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the same index, if the folder has one, its files verified."""
+    if not (folder / "manifest.json").is_file():
+        return None
     manifest = lineage.read_json(folder / "manifest.json")
     if different := [name for name in key if manifest["of"].get(name) != key[name]]:
         raise ValueError(
@@ -296,34 +279,26 @@ def _open(folder: Path, key: dict[str, Any], codec: Codec, store: Any, subject: 
     for name, sha256 in manifest["files"].items():
         if not (folder / name).is_file() or lineage.file_hash(folder / name) != sha256:
             raise ValueError(f"{folder / name} is missing or damaged: delete the folder and make the index again")
-    return Index(folder, manifest, codec, store, subject)
+    return manifest
 
 
-def _make(folder: Path, key: dict[str, Any], codec: Codec, store: Any, batch: int) -> dict[str, Any]:
-    args, latents, rows = key["args"], codec.latents, store.rows
+def _make(folder: Path, key: dict[str, Any], codes: Codes, store: Any, batch: int) -> dict[str, Any]:
+    args, latents, rows = key["args"], codes.latents, len(codes)
     fired, total = np.zeros(latents, np.int64), np.zeros(latents)
     counts = np.zeros(latents * BINS, np.int64)
     strongest = Best(latents, args["top"], args["per_text"])
     drawn = Best(latents, args["sample"])
     others = _Others(latents, rows, args["random"], args["seed"])
     per_text = np.zeros(len(store.tokens.ids), np.int64)
-    begin, last = 0, -1
-    for rows_in in store.batches(batch, site=codec.site):
-        if rows_in.text is None or rows_in.pos is None:
-            raise ValueError("rows must know their text and position: collect them into a store")
-        text = rows_in.text.cpu().numpy()
-        if len(text) and (text[0] < last or (np.diff(text) < 0).any()):
+    last = -1
+    for begin, code, text, _ in codes.batches(batch):
+        text = text.numpy()
+        if text[0] < last or (np.diff(text) < 0).any():
             raise ValueError("rows must come in the order of their texts: give a store or a view of one")
         last = text[-1]
         per_text += np.bincount(text, minlength=len(per_text))
-        with torch.no_grad():
-            row, latent, value = (part.cpu().numpy() for part in codec.encode(rows_in.x).entries())
+        row, latent, value = (part.numpy() for part in code.entries())
         size = np.abs(value).astype(np.float32)
-        if not np.isfinite(size).all():
-            bad = int(row[~np.isfinite(size)][0]) + begin
-            raise FloatingPointError(
-                f"the code of row {bad} is not finite: check the dictionary's weights and the store"
-            )
         fired += np.bincount(latent, minlength=latents)
         total += np.bincount(latent, size, minlength=latents)
         counts += np.bincount(latent * BINS + bin_of(size), minlength=latents * BINS)
@@ -331,9 +306,6 @@ def _make(folder: Path, key: dict[str, Any], codec: Codec, store: Any, batch: in
         strongest.add(key=size, **entries)
         drawn.add(key=-priority(row + begin, latent, args["seed"]), **entries)
         others.look(begin, text, row, latent, value)
-        begin += len(text)
-    if begin != rows:
-        raise ValueError(f"the store has {rows} rows and gave {begin}: open it again")
     best = strongest.best()
     frame = pd.DataFrame({"latent": np.arange(latents), "fired": fired, "density": fired / rows})
     head = np.r_[True, np.diff(best["latent"]) != 0] if len(best["latent"]) else np.zeros(0, bool)
