@@ -50,13 +50,13 @@ FLOOR = "encode-only"
 # rates: `--rates` tries others
 WAYS = {
     FLOOR: Way("floor"),
-    "sparse": Way("workbench", {"WORKBENCH_KERNELS": "sparse"}, 1e-3),
-    "sparse, bf16 choice": Way("workbench", {"WORKBENCH_KERNELS": "sparse", "BENCH_ROUGH": "1"}, 1e-3),
-    "dense": Way("workbench", {"WORKBENCH_KERNELS": "dense"}, 1e-3),
-    "SAELens": Way("sae_lens", lr=1e-3),
-    "dictionary_learning": Way("dictionary_learning", lr=1e-3),
-    "sparsify": Way("sparsify", lr=1e-3),
-    "overcomplete": Way("overcomplete", lr=1e-3),
+    "sparse": Way("workbench", {"WORKBENCH_KERNELS": "sparse"}, 4e-3),
+    "sparse, bf16 choice": Way("workbench", {"WORKBENCH_KERNELS": "sparse", "BENCH_ROUGH": "1"}, 4e-3),
+    "dense": Way("workbench", {"WORKBENCH_KERNELS": "dense"}, 4e-3),
+    "SAELens": Way("sae_lens", lr=3e-3),
+    "dictionary_learning": Way("dictionary_learning", lr=3e-3),
+    "sparsify": Way("sparsify", lr=3e-3),
+    "overcomplete": Way("overcomplete", lr=3e-3),
 }
 SHAPES = ((2048, 8192, 512, 32), (4096, 18432, 576, 32))  # rows of a batch, latents, d, k
 STEPS = (3, 1)  # in a turn, at each shape
@@ -205,7 +205,7 @@ def parts(threads: int) -> None:
     rows, latents, d, k = SHAPES[0]
     torch.set_num_threads(threads)
     x = torch.randn(rows, d, generator=torch.Generator().manual_seed(0))
-    for name in ("topk_auxk", "batch_topk", "jumprelu", "relu_l1"):
+    for name in ("topk_auxk", "batch_topk", "jumprelu_target_l0", "relu_l1"):
         given = {} if name == "relu_l1" else {"k": k}
         learner = _Learner(recipe(name, d=d, latents=latents, **given), 1e-6, 0)
         times: dict[str, list[float]] = {}

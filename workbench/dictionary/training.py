@@ -13,7 +13,7 @@ import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from jaxtyping import Int
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import lineage
@@ -186,8 +186,10 @@ class _Learner:
         self.bad: Int[Tensor, " term"] = torch.full((len(recipe.losses) + 1,), -1, device=device)
         self.rng = torch.Generator().manual_seed(seed)
         self.parameters = dict(self.dictionary.named_parameters())
-        self.optimiser = torch.optim.Adam(self.parameters.values(), lr=lr, betas=recipe.betas, fused=True)
-        for p in self.parameters.values():
+        # a weight that lies transposed is stepped as it lies: fused Adam would copy it there and back
+        self.stepped = {n: nn.Parameter(p.data.T) if _lies_transposed(p) else p for n, p in self.parameters.items()}
+        self.optimiser = torch.optim.Adam(self.stepped.values(), lr=lr, betas=recipe.betas, fused=True)
+        for p in self.stepped.values():
             self.optimiser.state[p] = {
                 "step": torch.zeros((), dtype=torch.float32, device=device),
                 "exp_avg": torch.zeros_like(p),
@@ -209,8 +211,12 @@ class _Learner:
         for hook in self.recipe.hooks:
             hook.before_step(self.dictionary, seen, at)
         self.optimiser.param_groups[0]["lr"] = lr
+        for name, p in self.parameters.items():
+            if self.stepped[name] is not p:
+                self.stepped[name].grad = None if p.grad is None else p.grad.T
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self.dictionary.zero_grad(set_to_none=True)
         for hook in self.recipe.hooks:
             hook.after_step(self.dictionary, seen, at)
         self.idle += len(seen.x)
@@ -240,7 +246,7 @@ class _Learner:
 
     def state(self) -> dict[str, Tensor]:
         found = {f"weights/{k}": v for k, v in self.dictionary.state_dict().items()}
-        for name, p in self.parameters.items():
+        for name, p in self.stepped.items():
             found |= {f"adam/{name}/{k}": v for k, v in self.optimiser.state[p].items()}
         return found | {"idle": self.idle, "dead": self.dead, "bad": self.bad, "rng": self.rng.get_state()}
 
@@ -249,7 +255,7 @@ class _Learner:
         """Copies into the tensors that are there, so that their memory layout stays."""
         for name, here in self.dictionary.state_dict().items():
             here.copy_(state[f"weights/{name}"])
-        for name, p in self.parameters.items():
+        for name, p in self.stepped.items():
             for key, here in self.optimiser.state[p].items():
                 here.copy_(state[f"adam/{name}/{key}"])
         self.idle.copy_(state["idle"])
@@ -512,6 +518,10 @@ def _scales(scale: str | int | float | None, moments: Moments, dictionary: Dicti
         raise ValueError(f"the median norm of {moments.rows} rows is 0: there is nothing to scale, give scale=None")
     width = math.prod(dictionary.decoder.shape)
     return math.sqrt(dictionary.d) / moments.norm_x, math.sqrt(width) / moments.norm_y
+
+
+def _lies_transposed(p: Tensor) -> bool:
+    return p.ndim == 2 and not p.is_contiguous() and p.T.is_contiguous()
 
 
 def _rough(recipe: Recipe, gemm: str) -> bool:
