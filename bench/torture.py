@@ -32,7 +32,13 @@ def main() -> None:
         rows.append({"what": name, "asked": " ".join(arguments), "found": said, "seconds": time.perf_counter() - begin})
     if given.record:
         harvest = [f"workbench/harvest/{name}.py" for name in ("collect", "codes", "shards", "store", "tokens")]
-        tested = [*harvest, "workbench/dictionary/*.py", "workbench/dictionary/kernels/*.py", "workbench/lineage.py", "workbench/code.py"]
+        tested = [
+            *harvest,
+            "workbench/dictionary/*.py",
+            "workbench/dictionary/kernels/*.py",
+            "workbench/lineage.py",
+            "workbench/code.py",
+        ]
         print(record("torture", "python bench/torture.py --record", rows, tested))
 
 

@@ -550,7 +550,8 @@ def _fits(dictionary: Dictionary, batch: Batch) -> None:
 def _to(batch: Batch, device: torch.device) -> Batch:
     if batch.x.device == device:
         return batch
-    x, y, grads = (None if t is None else t.to(device, non_blocking=True) for t in (batch.x, batch.y, batch.grads))
+    x, y = (rows.to(device, non_blocking=True) for rows in (batch.x, batch.y))
+    grads = None if batch.grads is None else batch.grads.to(device, non_blocking=True)
     return Batch(x, y, batch.text, batch.pos, grads, batch.finish)
 
 
