@@ -35,7 +35,7 @@ from workbench.site import Site
 
 D, LATENTS, K, BATCH = 512, 8192, 32, 4096
 SITE = "0.resid"
-VARIANTS = ("topk_auxk", "batch_topk", "jumprelu", "relu_l1")
+VARIANTS = ("topk_auxk", "batch_topk", "jumprelu_target_l0", "relu_l1")
 WAYS = ("read only", "tiled", "tiled, to disk", "whole batch", "dense torch")
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from workbench.batch import Batch
 from workbench.site import Site
+
+TOPICS, LENGTH = 4, 8  # of a sequence
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Planted:
     `linear`, would say. "sites" x `(row, sites, d)` = y: the same code with other atoms at every site. "layers" x
     `(row, sites, d)`: y at layer l is what the code of layers up to l says there. "gradients" rows with grads, of a
     loss that hears the first half of the coordinates only. "finish" rows whose model goes on from them by a fixed
-    linear read-out of `sites` x d logits, past a site "2.resid" that is the row times a fixed matrix.
+    linear read-out of as many logits as there are atoms, past a site "2.resid" that is the row times a fixed matrix.
+    "sequence" texts of LENGTH rows: the first TOPICS each show a topic, a mark and a sparse code, every later row shows
+    one of the topics; a row's y is what the code of its topic's first row in the text says.
     """
 
     d: int = 32
@@ -52,7 +56,16 @@ class Planted:
         rng = torch.Generator().manual_seed(self.seed * 100_003 + step)
         shape = (self.rows, self.atoms)
         on = torch.rand(shape, generator=rng) < self.on / self.atoms
-        return on * (1 + 0.25 * torch.randn(shape, generator=rng)).abs()
+        code = on * (1 + 0.25 * torch.randn(shape, generator=rng)).abs()
+        if self.kind == "sequence":
+            code = code[self.topics(step) + torch.arange(self.rows) // LENGTH * LENGTH]
+        return code
+
+    def topics(self, step: int) -> Int[Tensor, " row"]:
+        """Which of its text's first rows each row of a sequence is about."""
+        rng = torch.Generator().manual_seed(self.seed * 100_003 + step + 70_001)
+        drawn, pos = torch.randint(TOPICS, (self.rows,), generator=rng), torch.arange(self.rows) % LENGTH
+        return torch.where(pos < TOPICS, pos, drawn)
 
     def batch(self, step: int) -> Batch:
         code, rng = self.code(step), torch.Generator().manual_seed(self.seed * 100_003 + step + 50_021)
@@ -62,10 +75,13 @@ class Planted:
             write = (layer[:, None] <= torch.arange(self.sites))[..., None]
             x = torch.einsum("ba,asd->bsd", code, self.truth * read)
             y = torch.einsum("ba,asd->bsd", code, self.out * write)
+        elif self.kind == "sequence":
+            first = torch.arange(self.rows)[:, None] % LENGTH < TOPICS
+            x = self.matrix[self.topics(step)] + first * (self.matrix[TOPICS] + code @ self.truth)
         else:
             x = torch.einsum("ba,a...->b...", code, self.truth)
         x = x + self.noise * torch.randn(x.shape, generator=rng)
-        if self.kind == "pair":
+        if self.kind in ("pair", "sequence"):
             y = code @ self.out + self.linear * x @ self.matrix
         elif self.kind != "layers":
             y = x
@@ -74,7 +90,9 @@ class Planted:
             grads = torch.zeros_like(x)
             grads[:, : self.d // 2] = torch.randn(self.rows, self.d // 2, generator=rng) / self.rows
         if self.kind == "finish":
-            finish = _Rest(self.size * x, self.matrix, self.out)
+            finish = _Rest(self.size * x, self.matrix / self.size, self.out)
+        if self.kind == "sequence":
+            return Batch(self.size * x, self.size * y, where // LENGTH, where % LENGTH)
         return Batch(self.size * x, self.size * y, torch.full_like(where, step), where, grads, finish)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:

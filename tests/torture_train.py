@@ -30,7 +30,7 @@ MOST = 5  # kills of one run, so that runs also end
 
 def run(folder: Path) -> None:
     """Two recipes on one stream, with many checkpoints."""
-    makes = [recipe("batch_topk", d=24, latents=96, k=4), recipe("jumprelu", d=24, latents=64, k=4)]
+    makes = [recipe("batch_topk", d=24, latents=96, k=4), recipe("jumprelu_target_l0", d=24, latents=64, k=4)]
     options = {"log_every": 2, "checkpoint_every": 3, "dead_after": 1000, "lr": 1e-2}
     train(makes, STREAM, site="1.resid", folder=folder, progress=False, **options)
 

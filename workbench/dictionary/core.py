@@ -51,6 +51,7 @@ class Encoder(Protocol):
     """Input to pre-activations. Sees the decoder it feeds, so tied and pursuit encoders need no weights.
 
     One that can also give single entries without a dense graph has `pick` and `columns` (see `encoders.Linear`).
+    One that looks along texts has `given(batch)`, itself for the texts of a batch; else rows are one text in order.
     """
 
     def __call__(self, x: Float[Tensor, "row *inp"], decoder: nn.Module) -> Float[Tensor, "row latent"]: ...
@@ -62,7 +63,8 @@ class Sparsifier(Protocol):
 
     `selects`: training keeps few latents, chosen without gradient, so that all that follows is sparse; `activate` then
     turns the chosen pre-activations into values. `signed`: negative values are meant. `infer` looks at each row by
-    itself; training may let rows compete.
+    itself; training may let rows compete. One that chooses by more than pre-activations has `given(batch, decoder)`,
+    which makes the chooser of one training batch.
     """
 
     selects: bool
@@ -128,21 +130,23 @@ class Dictionary(nn.Module):
         pre-activation. `dead`: latents whose pre-activations `pre_dead` holds.
         """
         x, y = batch.x * self.scale_in, batch.y * self.scale_out
+        encoder = self.encoder.given(batch) if hasattr(self.encoder, "given") else self.encoder
+        chooser = self.sparsifier.given(batch, self.decoder) if hasattr(self.sparsifier, "given") else self.sparsifier
         wants_dead = "pre_dead" in needs and dead is not None and len(dead) > 0
         if "pre" not in needs and hasattr(self.encoder, "pick") and kernels.is_sparse(self.sparsifier, self.latents):
             columns = dead if wants_dead else None
             chosen, at_dead = kernels.choose(
-                self.encoder, self.sparsifier, self.decoder, x, self.latents, dead=columns, rough=self.rough
+                self.encoder, chooser, self.decoder, x, self.latents, dead=columns, rough=self.rough
             )
             values, pre_dead = self.encoder.pick(x, self.decoder, chosen, columns, at_dead)
             return self._pass(batch, x, y, chosen.like(values), None, pre_dead, dead, rng)
-        pre = self.encoder(x, self.decoder)
+        pre = encoder(x, self.decoder)
         pre_dead = pre[:, dead] if wants_dead else None
         kept = pre if "pre" in needs else None
         if not self.sparsifier.selects:
             return Pass(self, batch, x, y, self.sparsifier(pre), kept, pre_dead, dead, rng)
         with torch.no_grad():
-            chosen = self.sparsifier(pre)
+            chosen = chooser(pre)
         return self._pass(batch, x, y, chosen.like(chosen.look_up(pre)), kept, pre_dead, dead, rng)
 
     def _pass(self, batch: Batch, x: Tensor, y: Tensor, chosen: Code, *rest: Any) -> "Pass":
@@ -163,7 +167,7 @@ class Dictionary(nn.Module):
             )
         codes = [
             self.sparsifier.infer(self.encoder(x[part].to(self.scale_in.dtype) * self.scale_in, self.decoder))
-            for part in kernels.tiles(len(x), self.latents)
+            for part in ([slice(None)] if hasattr(self.encoder, "given") else kernels.tiles(len(x), self.latents))
         ]
         return codes[0] if len(codes) == 1 else Code.cat(codes)
 
@@ -241,6 +245,7 @@ class Pass:
         self.wide = code if wide is None else wide  # all that training selected, where that is more than the code
         self.dictionary, self.batch, self.x, self.y, self.code = dictionary, batch, x, y, code
         self._pre, self.pre_dead, self.dead, self.rng = pre, pre_dead, dead, rng
+        self._finished: dict[tuple[str, ...], tuple[Tensor, dict[Site, Tensor]]] = {}
 
     @property
     def pre(self) -> Float[Tensor, "row latent"]:
@@ -252,6 +257,21 @@ class Pass:
     def y_hat(self) -> Float[Tensor, "row *out"]:
         y_hat = self.dictionary.decoder(self.code)
         return y_hat if self.dictionary.skip is None else y_hat + self.dictionary.skip(self.x)
+
+    def finished(
+        self, read: tuple[str, ...] = (), *, clean: bool = False
+    ) -> tuple[Float[Tensor, "row vocab"], dict[Site, Float[Tensor, "row _"]]]:
+        """The live batch's run on from the reconstruction, or the clean one: logits and what is seen at sites.
+
+        Made once for the same sites. Raises ValueError for a batch that cannot finish.
+        """
+        if self.batch.finish is None:
+            raise ValueError("this batch cannot finish the model's pass: train on a live stream")
+        if clean:
+            return self.batch.finish(None, read=read)
+        if read not in self._finished:
+            self._finished[read] = self.batch.finish(self.y_hat / self.dictionary.scale_out, read=read)
+        return self._finished[read]
 
     @cached_property
     def variance(self) -> Float[Tensor, ""]:
@@ -303,6 +323,16 @@ class Hook:
 
 
 Fit = Callable[[Dictionary, Iterable[Batch]], None]
+
+
+def head(stream: Iterable[Batch], rows: int) -> Float[Tensor, "row *inp"]:
+    """The stream's first rows, for a `fit` that needs them all at once."""
+    found, count = [], 0
+    for batch in stream:
+        found.append(batch.x)
+        if (count := count + len(batch.x)) >= rows:
+            break
+    return torch.cat(found)[:rows]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Decoders: code -> reconstruction. A decoder owns its atoms and the constraint on them."""
 
 import os
-from math import prod
+from math import log, prod
 
 import torch
 from jaxtyping import Float
@@ -46,3 +46,46 @@ class Linear(nn.Module):
         self.weight.div_(scale_out)
         self.bias.div_(scale_out)
         self.unit = False
+
+
+class Archetypal(nn.Module):
+    """y_hat = z atoms + bias, each atom a gain times a mean of candidate points, off it by a norm of `delta` at most.
+
+    `points` (point, prod(shape)) are rows of data that `hooks.Points` puts there; `mix` (latent, point)
+    is kept non-negative with rows of sum 1.
+    """
+
+    points: Tensor
+
+    def __init__(self, latents: int, points: int, shape: tuple[int, ...], *, delta: float = 0.0):
+        super().__init__()
+        if delta < 0:
+            raise ValueError(f"delta must be 0 or more, got {delta}")
+        self.shape, self.delta = shape, delta
+        self.register_buffer("points", torch.randn(points, prod(shape)))
+        self.mix = nn.Parameter(torch.eye(latents, points) if latents <= points else torch.rand(latents, points))
+        self.off = nn.Parameter(torch.zeros(latents, prod(shape))) if delta else None
+        self.gain = nn.Parameter(torch.zeros(()))  # its logarithm
+        self.bias = nn.Parameter(torch.zeros(shape))
+        self.project_()
+
+    @property
+    def weight(self) -> Float[Tensor, "latent d"]:
+        hull = self.mix @ self.points
+        return self.gain.exp() * (hull if self.off is None else hull + self.off)
+
+    def forward(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]:
+        return code.combine(self.weight, upto).unflatten(-1, self.shape) + self.bias
+
+    def project_grad_(self) -> None: ...
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.mix.relu_().div_(self.mix.sum(-1, keepdim=True).clamp_min(1e-12))
+        if self.off is not None:
+            self.off.mul_((self.delta / self.off.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1))
+
+    @torch.no_grad()
+    def fold_(self, scale_out: float) -> None:
+        self.gain.sub_(log(scale_out))
+        self.bias.div_(scale_out)

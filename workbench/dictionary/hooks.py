@@ -18,8 +18,23 @@ class CenterInput(Hook):
 
     @torch.no_grad()
     def start(self, dictionary: Dictionary, moments: Moments, rng: torch.Generator) -> None:
-        encoder = dictionary.encoder
-        encoder.bias.copy_(-(moments.mean_x.flatten() * dictionary.scale_in) @ encoder.weight)
+        mean = (moments.mean_x * dictionary.scale_in)[None]
+        dictionary.encoder.bias.sub_(dictionary.encoder(mean, dictionary.decoder)[0])
+
+
+class Points(Hook):
+    """Draw an archetypal decoder's points from the first batch, without repeats, and start the encoder at its atoms."""
+
+    @torch.no_grad()
+    def start(self, dictionary: Dictionary, moments: Moments, rng: torch.Generator) -> None:
+        rows, points = moments.first.y * dictionary.scale_out, dictionary.decoder.points
+        if len(rows) < len(points):
+            raise ValueError(
+                f"{len(points)} points are drawn from the first batch of {len(rows)} rows: take fewer points"
+            )
+        points.copy_(rows[torch.randperm(len(rows), generator=rng)[: len(points)]].flatten(1))
+        atoms = dictionary.decoder.weight
+        dictionary.encoder.weight.copy_((atoms / atoms.square().sum(-1, keepdim=True).clamp_min(1e-12)).T)
 
 
 class Project(Hook):
@@ -46,3 +61,11 @@ class Threshold(Hook):
         if len(values):
             low = values.min()
             threshold.copy_(torch.where(threshold < 0, low, threshold.lerp(low, 1 - self.momentum)))
+
+
+class Density(Hook):
+    """Keep a running mean of the share of rows in which each latent is on, in the sparsifier's `density`."""
+
+    @torch.no_grad()
+    def after_step(self, dictionary: Dictionary, seen: Pass, progress: Progress) -> None:
+        dictionary.sparsifier.density.lerp_(seen.code.fired() / len(seen.x), 0.01)

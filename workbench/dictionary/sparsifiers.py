@@ -22,7 +22,7 @@ class TopK(nn.Module):
 
     def __init__(self, k: int, latents: int, *, wide: int | None = None):
         super().__init__()
-        _check_k(k, latents)
+        check_k(k, latents)
         if wide is not None and not k < wide <= latents:
             raise ValueError(f"wide must be more than k={k} and at most latents={latents}, got {wide}")
         self.k, self.wide = k, wide
@@ -65,7 +65,7 @@ class BatchTopK(nn.Module):
 
     def __init__(self, k: int, latents: int):
         super().__init__()
-        _check_k(k, latents)
+        check_k(k, latents)
         self.k = k
         self.register_buffer("threshold", torch.tensor(-1.0))  # a buffer, so that it is saved
         self._low = 0.0  # smallest value kept in the last batch: where to look first in the next
@@ -122,6 +122,44 @@ class Signed(nn.Module):
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre)
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return self(pre)
+
+
+class Given(nn.Module):
+    """All that is not zero: for an encoder that chooses by itself."""
+
+    selects = False
+
+    def __init__(self, *, signed: bool = False):
+        super().__init__()
+        self.signed = signed
+
+    def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return Code.dense(pre if self.signed else pre.relu()).to_csr()
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return self(pre)
+
+
+class Ones(nn.Module):
+    """Each row's k largest, all with value 1: which, and not how much."""
+
+    selects, signed = True, False
+    rowwise = True
+
+    def __init__(self, k: int, latents: int):
+        super().__init__()
+        check_k(k, latents)
+        self.k = k
+
+    def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
+        chosen = top_rows(pre, self.k)
+        return Code.fixed(chosen, torch.ones_like(chosen, dtype=pre.dtype), pre.shape[1])
+
+    def activate(self, code: Code) -> Code:
+        return code.like(torch.ones_like(code.values))
 
     def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
         return self(pre)
@@ -191,7 +229,126 @@ class JumpReLU(nn.Module):
         self.threshold.clamp_(min=0)
 
 
-def _check_k(k: int, latents: int) -> None:
+class FeatureChoice(nn.Module):
+    """Each latent's largest, a share `quota` of the batch's rows; before there are any, the batch's k x rows largest.
+
+    Inference compares each latent with a threshold of its own, inf until it was chosen. A choice costs a look at rows
+    x latents numbers, none is made with a graph.
+    """
+
+    selects, signed = True, False
+    threshold: Tensor
+    quota: Tensor
+    density: Tensor
+
+    def __init__(self, k: int, latents: int):
+        super().__init__()
+        check_k(k, latents)
+        self.k = k
+        self.register_buffer("threshold", torch.full((latents,), torch.inf))
+        self.register_buffer("quota", torch.zeros(latents))
+        self.register_buffer("density", torch.zeros(latents))
+
+    def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
+        if not self.quota.any():
+            return top_batch(pre, self.k * len(pre))
+        most = (self.quota * len(pre)).round().clamp(1, len(pre)).long()
+        best = pre.T.contiguous().topk(int(most.max()), dim=1)
+        places = torch.arange(best.values.shape[1], device=pre.device) < most[:, None]
+        mask = torch.zeros_like(pre.T).scatter(1, best.indices, places.to(pre.dtype)).T
+        return Code.dense(pre.relu() * mask).to_csr()
+
+    def activate(self, code: Code) -> Code:
+        return code  # only positive entries were chosen
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return Code.dense(torch.where(pre > self.threshold, pre, 0).relu()).to_csr()
+
+
+class Biased(nn.Module):
+    """scale * relu(pre + bias); the bias is no parameter. `often` is how often each latent should be on."""
+
+    selects, signed = False, False
+    bias: Tensor
+    often: Tensor
+    on: Tensor
+    most: Tensor
+    seen: Tensor
+
+    def __init__(self, often: Float[Tensor, " latent"]):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(len(often)))
+        self.register_buffer("often", often)
+        for name in ("bias", "on", "most"):  # since the last move: rows in which it was on, largest pre + bias
+            self.register_buffer(name, torch.zeros(len(often)))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return Code.dense(self.scale * (pre + self.bias).relu())
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return self(pre).to_csr()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.scale.clamp_(min=1e-2)
+
+
+class TopAFA(nn.Module):
+    """The largest positive pre-activations, so many that the norm of the code is nearest to the last column."""
+
+    selects, signed = True, False
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def forward(self, pre: Float[Tensor, "row all"]) -> Code:
+        pre, norm = pre[:, :-1], pre[:, -1:]
+        values, indices = pre.relu().topk(min(self.most, pre.shape[1]), dim=-1)
+        gap = (values.square().cumsum(-1).sqrt() - norm).abs()
+        order = torch.arange(values.shape[1], device=pre.device)
+        return Code.fixed(indices, torch.where(order <= gap.argmin(-1, keepdim=True), values, 0), pre.shape[1]).to_csr()
+
+    def activate(self, code: Code) -> Code:
+        return code  # only positive entries were chosen
+
+    def infer(self, pre: Float[Tensor, "row all"]) -> Code:
+        return self(pre)
+
+
+class Noisy(nn.Module):
+    """Means are the first half of the columns, log variances the second; training keeps the k largest draws."""
+
+    selects, signed = False, False
+    step: Tensor
+
+    def __init__(self, k: int, latents: int):
+        super().__init__()
+        check_k(k, latents)
+        self.k = k
+        self.register_buffer("step", torch.tensor(0))  # seeds the noise, so that a resumed run repeats it
+
+    def forward(self, pre: Float[Tensor, "row both"]) -> Code:
+        mean, log_variance = self.moments(pre)
+        rng = torch.Generator(pre.device).manual_seed(int(self.step))
+        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=rng, device=pre.device, dtype=pre.dtype)
+        chosen = top_rows(z.detach().abs(), self.k)
+        return Code.fixed(chosen, z.gather(1, chosen), mean.shape[1])
+
+    def infer(self, pre: Float[Tensor, "row both"]) -> Code:
+        mean, _ = self.moments(pre)
+        chosen = top_rows(mean, self.k)
+        return Code.fixed(chosen, mean.gather(1, chosen), mean.shape[1])
+
+    @staticmethod
+    def moments(pre: Float[Tensor, "row both"]) -> tuple[Tensor, Tensor]:
+        """Means and log variances."""
+        mean, log_variance = pre.chunk(2, dim=1)
+        return mean.relu(), log_variance.clamp(-6, 2)
+
+
+def check_k(k: int, latents: int) -> None:
     if not 1 <= k <= latents:
         raise ValueError(f"k must be 1..latents={latents}, got {k}")
 
