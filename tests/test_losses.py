@@ -252,7 +252,7 @@ def test_a_unit_decoder_drops_the_gradient_along_atoms_and_stays_on_the_sphere()
         ("batch_topk", {"d": 4, "latents": 8, "k": 0}, r"k must be 1\.\.latents=8, got 0"),
         ("pca", {"d": 4, "k": 5}, r"k must be 1\.\.d=4 components, got 5"),
         ("jumprelu", {"d": 4, "latents": 8, "width": 0.0}, "width above 0"),
-        ("sae", {"d": 4}, "variants has no 'sae': choose from .*batch_topk"),
+        ("topk_aux", {"d": 4}, "variants has no 'topk_aux': choose from topk_auxk, .* has all"),
     ],
 )
 def test_bad_recipes_are_told_in_one_line(name, args, message):

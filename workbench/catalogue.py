@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -16,6 +17,9 @@ FOLDERS = {
 }
 
 
+MANY = 25  # entries beyond which an error names only those with a like name
+
+
 def names(folder: str) -> list[str]:
     """Names of all entries of a registry folder, sorted."""
     if folder not in FOLDERS:
@@ -24,9 +28,12 @@ def names(folder: str) -> list[str]:
 
 
 def module(folder: str, name: str) -> ModuleType:
-    """The file of an entry. Raises ValueError that lists the entries there are."""
-    if name not in names(folder):
-        raise ValueError(f"{folder} has no {name!r}: choose from {', '.join(names(folder))}")
+    """The file of an entry. Raises ValueError that lists the entries there are, of many those with a like name."""
+    known = names(folder)
+    if name not in known:
+        like = known if len(known) <= MANY else get_close_matches(name, known, 8, 0.4) or known[:8]
+        rest = "" if len(like) == len(known) else f" ... (catalogue.names({folder!r}) has all {len(known)})"
+        raise ValueError(f"{folder} has no {name!r}: choose from {', '.join(like)}{rest}")
     return import_module(f"{FOLDERS[folder]}.{name}")
 
 
