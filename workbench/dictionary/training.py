@@ -95,7 +95,7 @@ def train(
         for name, value in place.items():
             setattr(one.dictionary, name, value)
     run.identity |= {k: v.to_json() if isinstance(v, Exclusion) else v and str(v) for k, v in place.items()}
-    run.identity |= {"scale": scale, "gemm": gemm}
+    run.identity |= {"scale": scale} | ({} if gemm == "float32" else {"gemm": gemm})
     home = None if folder is None else Path(folder)
     with nullcontext() if home is None else _only_one(home):
         if home is not None:
@@ -233,15 +233,18 @@ class _Learner:
             }
             return {name: float(value.detach()) for name, value in found.items()}
 
-    def check(self, lr: float) -> None:
-        """Raise for the first step at which a term was not finite."""
+    def check(self, lr: float, step: int) -> None:
+        """Raise for the first step at which a term was not finite, or for weights that are not before `step`."""
         steps = self.bad.tolist()
         if max(steps) < 0:
+            for name, p in self.parameters.items():
+                if not p.detach().norm().isfinite():
+                    raise FloatingPointError(f"{name} is not finite after step {step - 1} (lr was {lr:.3g}): lower lr")
             return
-        step = min(s for s in steps if s >= 0)
-        name = [*self.recipe.losses, "total"][steps.index(step)]
+        first = min(s for s in steps if s >= 0)
+        name = [*self.recipe.losses, "total"][steps.index(first)]
         raise FloatingPointError(
-            f"{name} is not finite at step {step} (lr was {lr:.3g}): lower lr, or check the store for non-finite rows"
+            f"{name} is not finite at step {first} (lr was {lr:.3g}): lower lr, or check the store for non-finite rows"
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -358,7 +361,7 @@ class _Run:
                         learner.dead = (learner.idle > after).nonzero().flatten()
                 if self.step % log_every == 0 or self.step == steps:
                     for learner, lr, (seen, terms, total) in zip(trained, rates, results, strict=True):
-                        learner.check(lr)
+                        learner.check(lr, self.step)
                         found = (
                             {"step": self.step, "tokens": self.tokens} | learner.row(seen, terms, total, after) | extra
                         )
@@ -373,11 +376,11 @@ class _Run:
                         shown.set_postfix(fvu=f"{found['fvu']:.3f}", l0=f"{found['l0']:.1f}", refresh=False)
                 if home is not None and self.step % checkpoint_every == 0 and self.step < steps:
                     for learner, lr in zip(trained, rates, strict=True):
-                        learner.check(lr)
+                        learner.check(lr, self.step)
                     self.checkpoint(home)
                 shown.update()
         for learner, lr in zip(trained, rates, strict=True):
-            learner.check(lr)
+            learner.check(lr, self.step)
         for learner in self.learners:
             learner.dictionary.training_summary = {
                 "finished": not stopped,
@@ -488,13 +491,14 @@ class _Run:
 def _measure(stream: Stream, dictionary: Dictionary) -> Moments:
     """Means and median norms of the stream's first rows: always the same rows, so a restarted run measures the same."""
     device = dictionary.scale_in.device
-    rows, sum_x, sum_y, norms_x, norms_y, first = 0, None, None, [], [], None
+    rows, sum_x, sum_y, norms_x, norms_y, first, constant = 0, None, None, [], [], None, True
     for batch in stream.batches():
         batch = _to(batch, device)
         x, y = batch.x.double(), batch.y.double()
         if not (x.isfinite().all() and y.isfinite().all()):
             raise ValueError("the stream's rows hold NaN or infinite values: collect the store again")
         first = first or batch
+        constant = constant and bool((batch.y == first.y[:1]).all())
         sum_x, sum_y = (x.sum(0), y.sum(0)) if sum_x is None or sum_y is None else (sum_x + x.sum(0), sum_y + y.sum(0))
         norms_x.append(x.flatten(1).norm(dim=-1))
         norms_y.append(y.flatten(1).norm(dim=-1))
@@ -503,6 +507,8 @@ def _measure(stream: Stream, dictionary: Dictionary) -> Moments:
             break
     if first is None or sum_x is None or sum_y is None:
         raise ValueError("the stream gave no batch")
+    if constant:
+        raise ValueError(f"the stream's first {rows} rows are all the same: there is nothing to learn, give other rows")
     median_x, median_y = (float(torch.cat(n).median()) for n in (norms_x, norms_y))
     return Moments(rows, (sum_x / rows).float(), (sum_y / rows).float(), median_x, median_y, first)
 
