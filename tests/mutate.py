@@ -26,7 +26,7 @@ BUGS = {
         "losses.py", "error = (z @ d.decoder", "error = (z.detach() @ d.decoder", "tests/test_losses.py -k auxk"
     ),
     "the decoder is transposed": Bug(
-        "decoders.py",
+        "core.py",
         "return code.combine(self.weight, upto)",
         "return code.combine(self.weight.T.reshape(self.weight.shape), upto)",
         "tests/test_variants.py -k reconstructs",

@@ -153,3 +153,10 @@ def test_notebooks_are_committed_clean():
         )
         tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
         assert len(tagged) == 1, f"{path.name} needs exactly one cell tagged `parameters`"
+
+
+def test_the_room_of_dictionaries_stays_small():
+    """Lines that hold something, of parts, losses, training and variants; kernels and foreign formats aside."""
+    room = ROOT / "workbench" / "dictionary"
+    files = [p for p in room.rglob("*.py") if not {"kernels", "formats"} & set(p.relative_to(room).parts)]
+    assert sum(bool(line.strip()) for p in files for line in p.read_text().splitlines()) <= 3500

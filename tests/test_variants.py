@@ -13,7 +13,7 @@ from planted import Planted, followed, fvu, recovered
 from workbench import catalogue
 from workbench.batch import Batch
 from workbench.code import Code, Codec
-from workbench.dictionary import Dictionary, Progress, load, recipe, save, train, variants
+from workbench.dictionary import Progress, load, recipe, save, train, variants
 
 VARIANTS = catalogue.names("variants")
 KINDS = {"rows", "pair", "sites", "layers", "sequence", "finish", "gradients"}
@@ -184,8 +184,7 @@ def test_planted_atoms_are_found(name):
     """72 atoms in 48 dimensions, 2.5 on: the share found, mean of three seeds, is above the bar that the file declares.
 
     An atom is found when a latent's atom has cosine 0.9 with it; for a pair, whose spaces differ, when a latent's
-    activation correlates 0.9 with the true one. A file whose atoms are not what its latents stand for says what is, by
-    `directions(dictionary)`.
+    activation correlates 0.9 with the true one. An encoder whose latents stand for more than an atom has `directions`.
     """
     shares = []
     for seed in range(3):
@@ -193,7 +192,7 @@ def test_planted_atoms_are_found(name):
         made = recipe(name, seed=seed, **module(name).SUITE | {"d": 48, "latents": 144})
         d, last = train(made, stream, site="1.resid", progress=False, lr=0.01), 100_000
         if module(name).KIND not in ("pair", "layers", "sequence"):
-            found = getattr(module(name), "directions", Dictionary.atoms)(d)
+            found = d.encoder.directions(d.decoder) if hasattr(d.encoder, "directions") else d.atoms()
             shares.append(recovered(found, stream.truth))
         else:
             batch = stream.batch(last)
@@ -210,7 +209,7 @@ def test_the_guides_example_is_a_variant_with_nothing_else_edited(tmp_path, monk
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.setattr(variants, "__path__", [*variants.__path__, str(tmp_path)])
     assert name in catalogue.names("variants") and name not in VARIANTS
-    assert next(row for row in catalogue.table("variants") if row["name"] == name)["what"].startswith("AbsTopK")
+    assert next(row for row in catalogue.table("variants") if row["name"] == name)["what"].startswith("Near-best")
     ran = 0
     for test in suite():
         wanted = {"name": name, "tmp_path": tmp_path_factory.mktemp("suite")}

@@ -95,6 +95,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """One more line of a log of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def cut(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop a log's lines from the first that is not to be kept, or that a kill left unfinished."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else ():
+        if not line.endswith("\n") or not keep(json.loads(line)):
+            break
+        kept.append(line)
+    if path.is_file():
+        write(path, "".join(kept).encode())
+
+
 def versions() -> dict[str, str]:
     """Versions that an artefact's numbers may depend on."""
     found = {"python": platform.python_version()}

@@ -1,10 +1,11 @@
 """What a dictionary is: an encoder, a sparsifier, a decoder, and the pass of a batch through them."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,45 +34,56 @@ class Progress(NamedTuple):
 Schedule = Callable[[Progress], float]
 
 
-@runtime_checkable
-class Decoder(Protocol):
-    """Atoms and how codes become reconstructions. The only part that owns directions in the target's space."""
+class Decoder(nn.Module):
+    """Atoms and how codes become reconstructions. The only part that owns directions in the target's space.
+
+    Has `shape`, `weight` (latent, prod(shape)) and `bias` (shape).
+    """
 
     shape: tuple[int, ...]
-    weight: Tensor  # (latent, prod(shape))
-    bias: Tensor  # shape
+    weight: Any
+    bias: Tensor
 
-    def __call__(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]: ...
+    def forward(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]:
+        """z atoms + bias, by the first `upto` latents."""
+        if os.environ.get("WORKBENCH_KERNELS") == "dense":
+            code = Code.dense(code.to_dense())
+        return code.combine(self.weight, upto).unflatten(-1, self.shape) + self.bias
+
     def project_grad_(self) -> None: ...  # drop the gradient's part that the constraint would undo
     def project_(self) -> None: ...  # restore the constraint after an optimiser step
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Input to pre-activations. Sees the decoder it feeds, so tied and pursuit encoders need no weights.
+class Encoder(nn.Module):
+    """Input to pre-activations: `forward(x (row, *inp), decoder) -> (row, latent)`, so that it may use the atoms.
 
-    One that can also give single entries without a dense graph has `pick` and `columns` (see `encoders.Linear`).
-    One that looks along texts has `given(batch)`, itself for the texts of a batch; else rows are one text in order.
+    One that can also give single entries without a dense graph has `pick` (see `encoders.Linear`). One that looks along
+    texts has `given(batch)`, itself for the texts of a batch; else rows are one text in order.
     """
 
-    def __call__(self, x: Float[Tensor, "row *inp"], decoder: nn.Module) -> Float[Tensor, "row latent"]: ...
+    def fold_(self, scale_in: float, scale_out: float) -> None:
+        """Take the scales into the weights. Raises ValueError where there are none to take two."""
+        if scale_in != scale_out:
+            raise ValueError(f"{type(self).__name__} has one scale, got {scale_in} in and {scale_out} out")
 
 
-@runtime_checkable
-class Sparsifier(Protocol):
-    """Pre-activations to a code.
+class Sparsifier(nn.Module):
+    """Pre-activations to a code: `forward(pre (row, latent)) -> Code` in training, where rows may compete.
 
     `selects`: training keeps few latents, chosen without gradient, so that all that follows is sparse; `activate` then
-    turns the chosen pre-activations into values. `signed`: negative values are meant. `infer` looks at each row by
-    itself; training may let rows compete. One that chooses by more than pre-activations has `given(batch, decoder)`,
-    which makes the chooser of one training batch.
+    turns the chosen pre-activations into values. `signed`: negative values are meant. `rowwise`: each row chooses by
+    itself in training too. One that chooses by more than pre-activations has `given(batch, decoder)`, which makes the
+    chooser of one training batch.
     """
 
-    selects: bool
-    signed: bool
+    selects = signed = rowwise = False
 
-    def __call__(self, pre: Float[Tensor, "row latent"]) -> Code: ...
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code: ...
+    def activate(self, code: Code) -> Code:
+        return code
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        """Looks at each row by itself."""
+        return self.activate(self(pre))
 
 
 class Dictionary(nn.Module):
@@ -81,7 +93,7 @@ class Dictionary(nn.Module):
     `atoms` speak the model's own. A code value times an atom is a vector at the target site.
     """
 
-    encoder: Any  # parts are modules that also satisfy the protocols above
+    encoder: Any  # the parts above, whose own attributes differ
     sparsifier: Any
     decoder: Any
     skip: Any

@@ -1,6 +1,5 @@
 """Decoders: code -> reconstruction. A decoder owns its atoms and the constraint on them."""
 
-import os
 from math import log, prod
 
 import torch
@@ -8,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..code import Code
+from .core import Decoder
 
 ATOMS = 1024  # at a time in a projection: they stay in cache
 
 
-class Linear(nn.Module):
+class Linear(Decoder):
     """y_hat = z atoms + bias. Atoms are rows of `weight`, (latent, prod(shape)), and on the unit sphere when `unit`."""
 
     def __init__(self, latents: int, shape: tuple[int, ...], *, unit: bool = True, scale: float = 1.0):
@@ -23,11 +22,6 @@ class Linear(nn.Module):
         self.shape, self.unit = shape, unit
         self.weight = nn.Parameter(scale * normalize(torch.randn(latents, prod(shape)), dim=-1))
         self.bias = nn.Parameter(torch.zeros(shape))
-
-    def forward(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]:
-        if os.environ.get("WORKBENCH_KERNELS") == "dense":
-            code = Code.dense(code.to_dense())
-        return code.combine(self.weight, upto).unflatten(-1, self.shape) + self.bias
 
     @torch.no_grad()
     def project_grad_(self) -> None:
@@ -48,7 +42,7 @@ class Linear(nn.Module):
         self.unit = False
 
 
-class Archetypal(nn.Module):
+class Archetypal(Decoder):
     """y_hat = z atoms + bias, each atom a gain times a mean of candidate points, off it by a norm of `delta` at most.
 
     `points` (point, prod(shape)) are rows of data that `hooks.Points` puts there; `mix` (latent, point)
@@ -73,11 +67,6 @@ class Archetypal(nn.Module):
     def weight(self) -> Float[Tensor, "latent d"]:
         hull = self.mix @ self.points
         return self.gain.exp() * (hull if self.off is None else hull + self.off)
-
-    def forward(self, code: Code, upto: int | None = None) -> Float[Tensor, "row *out"]:
-        return code.combine(self.weight, upto).unflatten(-1, self.shape) + self.bias
-
-    def project_grad_(self) -> None: ...
 
     @torch.no_grad()
     def project_(self) -> None:

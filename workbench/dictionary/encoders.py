@@ -12,10 +12,11 @@ from torch.nn.functional import embedding, normalize
 
 from ..batch import Batch
 from ..code import Code, Support
+from .core import Encoder
 from .kernels import pick
 
 
-class Linear(nn.Module):
+class Linear(Encoder):
     """pre = (x - decoder.bias if center) W + b. `shape` is one site `(d,)` or several, `(site, d)`.
 
     W is (in, latent), stored latent by latent, so that sparse gradients write whole rows.
@@ -30,9 +31,6 @@ class Linear(nn.Module):
         self.shape, self.center = shape, center
         self.weight = nn.Parameter((scale * normalize(torch.randn(latents, prod(shape)), dim=-1)).T)
         self.bias = nn.Parameter(torch.zeros(latents)) if bias else None
-
-    def _center(self, decoder: Any) -> Tensor | None:
-        return decoder.bias.flatten() if self.center else None
 
     def _centred(self, x: Tensor, decoder: Any) -> Tensor:
         x = x.flatten(1)
@@ -73,22 +71,20 @@ class Linear(nn.Module):
 
     @torch.no_grad()
     def fold_(self, scale_in: float, scale_out: float) -> None:
-        if self.center and scale_in != scale_out:
-            raise ValueError(f"a centred encoder has one scale, got {scale_in} in and {scale_out} out")
+        if self.center:
+            super().fold_(scale_in, scale_out)
         self.weight.mul_(scale_in)
 
 
-class WithNorm(nn.Module):
+class WithNorm(Encoder):
     """pre = (x - decoder.bias) W + b, and one column more: the norm of x - decoder.bias."""
 
     gain: Tensor
 
     def __init__(self, d: int, latents: int):
         super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(normalize(torch.randn(d, latents), dim=0)),
-            nn.Parameter(torch.zeros(latents)),
-        )
+        self.weight = nn.Parameter(normalize(torch.randn(d, latents), dim=0))
+        self.bias = nn.Parameter(torch.zeros(latents))
         self.register_buffer("gain", torch.tensor(1.0))  # folding puts the scale here
 
     def forward(self, x: Float[Tensor, "row d"], decoder: Any) -> Float[Tensor, "row all"]:
@@ -101,7 +97,7 @@ class WithNorm(nn.Module):
         self.gain.mul_(scale_in)
 
 
-class Tied(nn.Module):
+class Tied(Encoder):
     """pre = <x, atom>. No weights: the decoder's own."""
 
     gain: Tensor
@@ -120,7 +116,7 @@ class Tied(nn.Module):
         self.gain.mul_(scale_in * scale_out)  # <s_in x, a> with atoms a / s_out
 
 
-class Pursuit(nn.Module):
+class Pursuit(Encoder):
     """Greedy codes of at most k atoms, each chosen for what those before it leave. No weights: the decoder's own.
 
     A step takes the atom of largest cosine with the residual, `signed` by magnitude; a row stops where none is above 0.
@@ -169,12 +165,8 @@ class Pursuit(nn.Module):
             return torch.linalg.solve(gram + ridge, right)[..., 0]
         return torch.linalg.solve_triangular((gram + ridge).tril(), right, upper=False)[..., 0]
 
-    def fold_(self, scale_in: float, scale_out: float) -> None:
-        if scale_in != scale_out:
-            raise ValueError(f"a pursuit has one scale, got {scale_in} in and {scale_out} out")
 
-
-class NonNegative(nn.Module):
+class NonNegative(Encoder):
     """Non-negative code of least squared error, by accelerated projected gradient. No weights: the decoder's own."""
 
     def __init__(self, steps: int = 100):
@@ -191,12 +183,8 @@ class NonNegative(nn.Module):
             ahead = z + step / (step + 3) * (z - last)
         return z
 
-    def fold_(self, scale_in: float, scale_out: float) -> None:
-        if scale_in != scale_out:
-            raise ValueError(f"a least-squares code has one scale, got {scale_in} in and {scale_out} out")
 
-
-class Bilinear(nn.Module):
+class Bilinear(Encoder):
     """pre_i = (l_i . x) (r_i . x) / |x|: quadratic in a row's direction, linear in its size; its form is l_i r_i^T.
 
     With `features`, so many such products are mixed linearly into the latents, whose forms have any rank.
@@ -240,7 +228,7 @@ class Bilinear(nn.Module):
         self.gain.mul_(scale_in)
 
 
-class Attention(nn.Module):
+class Attention(Encoder):
     """pre = A x W + b, A the causal attention, within each text, of the group that a latent is in."""
 
     def __init__(self, d: int, latents: int, groups: int, width: int, rope: float | None):

@@ -7,18 +7,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..code import Code
+from .core import Sparsifier
 from .kernels.select import above, keep, largest, top_batch, top_rows
 
 Tiles = Callable[[], Iterator[Tensor]]  # pre-activations of consecutive rows, from the first each time it is called
 
 
-class TopK(nn.Module):
+class TopK(Sparsifier):
     """Each row's k largest, rectified: fewer where fewer are positive.
 
     With `wide` > k, training selects so many, the largest first; `narrow` cuts to k (Multi-TopK, Gao et al. 2024).
     """
 
-    selects, signed = True, False
+    selects = True
 
     def __init__(self, k: int, latents: int, *, wide: int | None = None):
         super().__init__()
@@ -54,14 +55,22 @@ class TopK(nn.Module):
         return self.narrow(self.activate(self(pre)))
 
 
-class BatchTopK(nn.Module):
+class Thresholded(Sparsifier):
+    """At inference what is above `threshold`, one for all latents or one for each."""
+
+    threshold: Tensor
+
+    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
+        return Code.dense(torch.where(pre > self.threshold, pre, 0)).to_csr()
+
+
+class BatchTopK(Thresholded):
     """The batch's k x rows largest while training; at inference each latent above one threshold, row by row.
 
     The threshold is a running mean of the smallest value kept, moved by `hooks.Threshold`; < 0: never trained.
     """
 
-    selects, signed = True, False
-    threshold: Tensor
+    selects = True
 
     def __init__(self, k: int, latents: int):
         super().__init__()
@@ -94,19 +103,14 @@ class BatchTopK(nn.Module):
         """The best of candidates."""
         return largest(keep(code, code.values > 0), self.k * len(code))
 
-    def activate(self, code: Code) -> Code:
-        return code  # only positive entries were chosen
-
     def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
         if self.threshold < 0:
             raise RuntimeError("BatchTopK has no threshold yet: train for a step before encoding")
-        return Code.dense(torch.where(pre > self.threshold, pre, 0)).to_csr()
+        return super().infer(pre)
 
 
-class ReLU(nn.Module):
+class ReLU(Sparsifier):
     """All that is positive: trained dense, CSR at inference."""
-
-    selects, signed = False, False
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre.relu())
@@ -115,22 +119,17 @@ class ReLU(nn.Module):
         return self(pre).to_csr()
 
 
-class Signed(nn.Module):
+class Signed(Sparsifier):
     """All pre-activations as they are, negative ones too."""
 
-    selects, signed = False, True
+    signed = True
 
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre)
 
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return self(pre)
 
-
-class Given(nn.Module):
+class Given(Sparsifier):
     """All that is not zero: for an encoder that chooses by itself."""
-
-    selects = False
 
     def __init__(self, *, signed: bool = False):
         super().__init__()
@@ -139,15 +138,11 @@ class Given(nn.Module):
     def forward(self, pre: Float[Tensor, "row latent"]) -> Code:
         return Code.dense(pre if self.signed else pre.relu()).to_csr()
 
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return self(pre)
 
-
-class Ones(nn.Module):
+class Ones(Sparsifier):
     """Each row's k largest, all with value 1: which, and not how much."""
 
-    selects, signed = True, False
-    rowwise = True
+    selects = rowwise = True
 
     def __init__(self, k: int, latents: int):
         super().__init__()
@@ -160,9 +155,6 @@ class Ones(nn.Module):
 
     def activate(self, code: Code) -> Code:
         return code.like(torch.ones_like(code.values))
-
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return self(pre)
 
 
 class _Jump(torch.autograd.Function):
@@ -199,13 +191,11 @@ class _Step(torch.autograd.Function):
         return None, -torch.where(near, grad, 0).sum(0) / ctx.width, None
 
 
-class JumpReLU(nn.Module):
+class JumpReLU(Thresholded):
     """z = pre where pre > threshold, a learned one per latent; the kernel also hears latents just below it.
 
     The threshold itself is the parameter (its logarithm saturates); `hooks.Project` keeps it from falling below 0.
     """
-
-    selects, signed = False, False
 
     def __init__(self, latents: int, *, init: float, width: float):
         super().__init__()
@@ -221,23 +211,19 @@ class JumpReLU(nn.Module):
         """1 where a latent is on, differentiable in the threshold."""
         return _Step.apply(pre, self.threshold, self.width)
 
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return Code.dense(torch.where(pre > self.threshold, pre, 0)).to_csr()
-
     @torch.no_grad()
     def project_(self) -> None:
         self.threshold.clamp_(min=0)
 
 
-class FeatureChoice(nn.Module):
+class FeatureChoice(Thresholded):
     """Each latent's largest, a share `quota` of the batch's rows; before there are any, the batch's k x rows largest.
 
     Inference compares each latent with a threshold of its own, inf until it was chosen. A choice costs a look at rows
     x latents numbers, none is made with a graph.
     """
 
-    selects, signed = True, False
-    threshold: Tensor
+    selects = True
     quota: Tensor
     density: Tensor
 
@@ -258,17 +244,10 @@ class FeatureChoice(nn.Module):
         mask = torch.zeros_like(pre.T).scatter(1, best.indices, places.to(pre.dtype)).T
         return Code.dense(pre.relu() * mask).to_csr()
 
-    def activate(self, code: Code) -> Code:
-        return code  # only positive entries were chosen
 
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return Code.dense(torch.where(pre > self.threshold, pre, 0).relu()).to_csr()
-
-
-class Biased(nn.Module):
+class Biased(Sparsifier):
     """scale * relu(pre + bias); the bias is no parameter. `often` is how often each latent should be on."""
 
-    selects, signed = False, False
     bias: Tensor
     often: Tensor
     on: Tensor
@@ -294,10 +273,10 @@ class Biased(nn.Module):
         self.scale.clamp_(min=1e-2)
 
 
-class TopAFA(nn.Module):
+class TopAFA(Sparsifier):
     """The largest positive pre-activations, so many that the norm of the code is nearest to the last column."""
 
-    selects, signed = True, False
+    selects = True
 
     def __init__(self, most: int):
         super().__init__()
@@ -310,17 +289,10 @@ class TopAFA(nn.Module):
         order = torch.arange(values.shape[1], device=pre.device)
         return Code.fixed(indices, torch.where(order <= gap.argmin(-1, keepdim=True), values, 0), pre.shape[1]).to_csr()
 
-    def activate(self, code: Code) -> Code:
-        return code  # only positive entries were chosen
 
-    def infer(self, pre: Float[Tensor, "row all"]) -> Code:
-        return self(pre)
-
-
-class Noisy(nn.Module):
+class Noisy(Sparsifier):
     """Means are the first half of the columns, log variances the second; training keeps the k largest draws."""
 
-    selects, signed = False, False
     step: Tensor
 
     def __init__(self, k: int, latents: int):

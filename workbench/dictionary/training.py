@@ -1,7 +1,7 @@
 """The one training loop: many recipes on one stream, with checkpoints, and the same loop in a thread."""
 
-import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -370,7 +370,7 @@ class _Run:
                         if len(self.learners) > 1:
                             found["recipe"] = name
                         if home is not None:
-                            _append(self.folder(home, learner) / "log.jsonl", found)
+                            lineage.append(self.folder(home, learner) / "log.jsonl", found)
                         if on_row is not None:
                             on_row(found)
                         shown.set_postfix(fvu=f"{found['fvu']:.3f}", l0=f"{found['l0']:.1f}", refresh=False)
@@ -398,7 +398,7 @@ class _Run:
                 if learner.recipe.call is not None:
                     files.save(learner.dictionary, self.folder(home, learner))
             if not stopped:
-                _clear(home / "checkpoint")
+                shutil.rmtree(home / "checkpoint", ignore_errors=True)
 
     def forward_backward(self, trained: list[_Learner], batch: Batch, at: Progress) -> tuple[list, dict[str, float]]:
         """Every learner's pass and gradients; without coupling each graph is freed before the next is built."""
@@ -483,7 +483,7 @@ class _Run:
         for i, learner in enumerate(self.learners):
             mine = f"{i}/"
             learner.load({k.removeprefix(mine): v for k, v in tensors.items() if k.startswith(mine)})
-            _cut(self.folder(home, learner) / "log.jsonl", state["step"])
+            lineage.cut(self.folder(home, learner) / "log.jsonl", lambda row: row["step"] <= state["step"])
         self.step, self.tokens, self.budget = state["step"], state["tokens"], state["budget"]
         return True
 
@@ -573,28 +573,3 @@ def _only_one(home: Path) -> AcquireReturnProxy:
         return FileLock(home / ".lock").acquire(timeout=0)
     except Timeout:
         raise RuntimeError(f"another process trains in {home}: wait for it, or choose another folder") from None
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def _cut(path: Path, step: int) -> None:
-    """Drop rows after a step, and a last line that a kill left unfinished."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    lineage.write(path, "".join(kept).encode())
-
-
-def _clear(folder: Path) -> None:
-    if folder.is_dir():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()

@@ -1,7 +1,8 @@
 """BatchTopK autoencoder: rows share one budget of k x rows latents (Bussmann et al. 2024, arXiv:2412.06410)."""
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -13,9 +14,6 @@ def recipe(d: int, latents: int, *, k: int = 32, aux: float = 1 / 32, aux_k: int
 
     Dead latents share `aux_k` places (d / 2) in the auxiliary reconstruction. Ours also drops the gradient along atoms.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.BatchTopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.BatchTopK(k, latents))
     terms = {"mse": losses.mse(), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project(), hooks.Threshold()), lr=2e-3)

@@ -1,10 +1,7 @@
 """Ordered bilinear autoencoder: every prefix explains u u^T by itself (Dooms et al. 2025)."""
 
-from jaxtyping import Float
-from torch import Tensor
-
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
-from ..core import Dictionary, Recipe
+from ..compose import quadratic
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48}
@@ -12,23 +9,5 @@ RECOVERS = 0.95  # of planted atoms, in the suite
 
 
 def recipe(d: int, latents: int, *, hoyer: float = 0.1, warmup: float = 0.25) -> Recipe:
-    """As `bilinear`; the error is the mean over all prefixes, so earlier latents explain more.
-
-    `hoyer` weighs how dense a latent is over the batch, reached over the first `warmup` share of the run. Adam instead
-    of Muon. Ours also learns a linear read-out of the code, of which the code does not hear: so that `decode` gives
-    rows and not matrices. The forms are `dictionary.encoder.forms(latents)`.
-    """
-    dictionary = Dictionary(
-        encoders.Bilinear(d, latents), sparsifiers.Signed(), decoders.Linear(latents, (d,), unit=False, scale=0.1)
-    )
-    terms = {
-        "outer": losses.outer_error(ordered=True),
-        "hoyer": losses.hoyer(schedules.ramp(hoyer, over=warmup)),
-        "read_out": losses.read_out(),
-    }
-    return Recipe(dictionary, terms, (hooks.CenterBias(),))
-
-
-def directions(dictionary: Dictionary) -> Float[Tensor, "latent d"]:
-    """The leading eigenvector of each latent's form."""
-    return dictionary.encoder.directions(dictionary.decoder)
+    """As `bilinear`; the error is the mean over all prefixes, so earlier latents explain more."""
+    return quadratic(d, latents, hoyer=hoyer, warmup=warmup, ordered=True)

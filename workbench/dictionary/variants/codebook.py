@@ -3,26 +3,22 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from .. import decoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Hook, Moments, Recipe
+from ..core import Dictionary, Encoder, Hook, Moments, Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
 RECOVERS = 0.9  # of planted atoms, in the suite
 
 
-class Cosine(nn.Module):
+class Cosine(Encoder):
     """pre = cosine of a row and a code. No weights: the decoder's own."""
 
     def forward(self, x: Tensor, decoder: Any) -> Tensor:
         return normalize(x - decoder.bias, dim=-1) @ normalize(decoder.weight, dim=-1).T
-
-    def fold_(self, scale_in: float, scale_out: float) -> None:
-        if scale_in != scale_out:
-            raise ValueError(f"a codebook has one scale, got {scale_in} in and {scale_out} out")
 
 
 class FromRows(Hook):

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .. import decoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Hook, Pass, Progress, Recipe
+from ..core import Dictionary, Encoder, Hook, Pass, Progress, Recipe
 
 KIND = "layers"
 SUITE = {"d": 16, "latents": 48, "sites": 2, "k": 4}
 RECOVERS = 0.93  # of planted atoms, in the suite
 
 
-class Layers(nn.Module):
+class Layers(Encoder):
     """An equal block of latents reads each layer alone: pre = x_layer W + b."""
 
     def __init__(self, sites: int, d: int, latents: int):

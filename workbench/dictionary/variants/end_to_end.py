@@ -1,7 +1,8 @@
 """End-to-end autoencoder: trained for the model's output, not for its rows (Braun et al. 2024, arXiv:2405.12241)."""
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "finish"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -13,8 +14,5 @@ def recipe(d: int, latents: int, *, k: int = 32) -> Recipe:
 
     TopK instead of the paper's ReLU and L1. No term looks at the rows, so dead latents are left alone.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents))
     return Recipe(dictionary, {"kl": losses.output_kl()}, (hooks.CenterBias(), hooks.Project()))

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "finish"
 SUITE = {"d": 16, "latents": 48, "k": 4, "later": ["2.resid"]}
@@ -18,9 +19,6 @@ def recipe(
     An error there is a share of the site's variance in the batch; the paper's is a mean square. TopK instead of ReLU
     and L1.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents))
     terms = {"kl": losses.output_kl(kl, read=later), "downstream": losses.downstream(later, downstream)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()))

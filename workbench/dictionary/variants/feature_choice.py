@@ -2,7 +2,8 @@
 
 import torch
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
+from .. import hooks, losses, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Hook, Pass, Progress, Recipe
 
 KIND = "rows"
@@ -41,10 +42,7 @@ def recipe(
 
     A latent takes one row of a batch at least. Dying latents as in `mutual_choice`.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.FeatureChoice(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.FeatureChoice(k, latents))
     terms = {"mse": losses.mse(), "zipf": losses.aux_zipf(aux_k or d // 2, k, 0.1, aux)}
     every = (hooks.CenterBias(), hooks.Project(), hooks.Density(), Quotas(over))
     return Recipe(dictionary, terms, every, lr=2e-3)

@@ -5,18 +5,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...code import Code
-from .. import decoders, encoders, hooks, losses, schedules
-from ..core import Dictionary, Pass, Progress, Recipe, Term
+from .. import hooks, losses, schedules
+from ..compose import within
+from ..core import Dictionary, Pass, Progress, Recipe, Sparsifier, Term
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "l1": 6.0}
 RECOVERS = 0.85  # of planted atoms, in the suite
 
 
-class Gated(nn.Module):
+class Gated(Sparsifier):
     """On where pre + gate > 0; then relu(pre exp(log_gain) + bias). The two share the encoder's directions."""
-
-    selects, signed = False, False
 
     def __init__(self, latents: int):
         super().__init__()
@@ -53,8 +52,7 @@ def gate_mse() -> Term:
 
 def recipe(d: int, latents: int, *, l1: float = 5.0, warmup: float = 0.05) -> Recipe:
     """`l1` on the gates, for rows scaled to norm sqrt(d), is reached over the first `warmup` share of the run."""
-    dictionary = Dictionary(encoders.Linear((d,), latents, bias=False), Gated(latents), decoders.Linear(latents, (d,)))
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, Gated(latents), bias=False)
     mse = losses.mse(trains=losses.ENCODER | losses.DECODER | {"sparsifier.log_gain", "sparsifier.bias"})
     terms = {"mse": mse, "l1": gate_l1(schedules.ramp(l1, over=warmup)), "gate": gate_mse()}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), betas=(0.0, 0.999))

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...batch import Batch
 from ...code import Code
-from .. import decoders, encoders, hooks, kernels, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, kernels, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe, Sparsifier
 
 KIND = "gradients"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -35,10 +36,10 @@ class Guided:
         return Code.cat([self(tile, begin) for tile, begin in zip(tiles(), begins, strict=True)])
 
 
-class GradientTopK(nn.Module):
+class GradientTopK(Sparsifier):
     """A plain TopK at inference, where no gradient is known."""
 
-    selects, signed = True, False
+    selects = True
 
     def __init__(self, k: int, latents: int, beta: float):
         super().__init__()
@@ -53,8 +54,6 @@ class GradientTopK(nn.Module):
 
 def recipe(d: int, latents: int, *, k: int = 32, beta: float = 1.0, aux: float = 1 / 32) -> Recipe:
     """`beta` weighs the gradient's pull on an atom, in units of the row's mean pull; the paper's has its units."""
-    parts = encoders.Linear((d,), latents), GradientTopK(k, latents, beta), decoders.Linear(latents, (d,))
-    dictionary = Dictionary(*parts)
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, GradientTopK(k, latents, beta))
     terms = {"mse": losses.mse(), "auxk": losses.auxk(d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

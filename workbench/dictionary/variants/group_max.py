@@ -2,21 +2,22 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...code import Code
-from .. import decoders, encoders, hooks, losses
-from ..core import Dictionary, Recipe
+from .. import hooks, losses
+from ..compose import within
+from ..core import Recipe, Sparsifier
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
 RECOVERS = 0.95  # of planted atoms, in the suite
 
 
-class GroupMax(nn.Module):
+class GroupMax(Sparsifier):
     """The largest of each of k groups of consecutive latents, rectified."""
 
-    selects, signed, rowwise = True, False, True
+    selects = rowwise = True
 
     def __init__(self, k: int, latents: int):
         super().__init__()
@@ -32,16 +33,12 @@ class GroupMax(nn.Module):
     def activate(self, code: Code) -> Code:
         return code.like(code.values.relu())
 
-    def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
-        return self.activate(self(pre))
-
 
 def recipe(d: int, latents: int, *, k: int = 32, aux: float = 1 / 32, aux_k: int | None = None) -> Recipe:
     """At most one latent of each of the `k` groups is on; no ranking, so it is cheaper than TopK.
 
     Dead latents share `aux_k` places (d / 2) in the auxiliary reconstruction.
     """
-    dictionary = Dictionary(encoders.Linear((d,), latents), GroupMax(k, latents), decoders.Linear(latents, (d,)))
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, GroupMax(k, latents))
     terms = {"mse": losses.mse(), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

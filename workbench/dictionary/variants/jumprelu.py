@@ -1,6 +1,7 @@
 """JumpReLU autoencoder, thresholds learned by straight-through gradients (Rajamanoharan et al. 2024, 2407.14435)."""
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -25,12 +26,7 @@ def recipe(
     `init` and `width` of the kernel are in units of rows scaled to norm sqrt(d). Ours differs from the paper in
     learning the threshold itself instead of its logarithm, which saturates. To name an L0: `jumprelu_target_l0`.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents),
-        sparsifiers.JumpReLU(latents, init=init, width=width),
-        decoders.Linear(latents, (d,)),
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.JumpReLU(latents, init=init, width=width))
     terms = {
         "mse": losses.mse(trains=losses.ENCODER | losses.DECODER | {"sparsifier"}),
         "l0": l0_penalty(schedules.ramp(l0, over=warmup)),

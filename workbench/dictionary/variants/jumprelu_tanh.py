@@ -1,6 +1,7 @@
 """JumpReLU autoencoder with a tanh penalty that saturates (Conerly et al. 2025, Circuits January update)."""
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -45,12 +46,7 @@ def recipe(
     Values, `init` and `width` of the kernel are in units of rows scaled to norm sqrt(d). Ours keeps atoms at norm 1
     instead of weighing by their norm, learns the threshold itself instead of its logarithm, and centres.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents),
-        sparsifiers.JumpReLU(latents, init=init, width=width),
-        decoders.Linear(latents, (d,)),
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.JumpReLU(latents, init=init, width=width))
     terms = {
         "mse": losses.mse(trains=losses.ENCODER | losses.DECODER | {"sparsifier"}),
         "tanh": tanh_penalty(steep, schedules.ramp(sparsity, over=1.0)),

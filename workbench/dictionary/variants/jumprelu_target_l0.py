@@ -1,7 +1,8 @@
 """JumpReLU autoencoder that aims at a mean L0 (Rajamanoharan et al. 2024, 2407.14435, with Gemma Scope 2's target)."""
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -16,12 +17,7 @@ def recipe(
     `init` and `width` of the kernel are in units of rows scaled to norm sqrt(d). Ours differs from the paper in the
     target (as Gemma Scope) and in learning the threshold itself instead of its logarithm, which saturates.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents),
-        sparsifiers.JumpReLU(latents, init=init, width=width),
-        decoders.Linear(latents, (d,)),
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.JumpReLU(latents, init=init, width=width))
     terms = {
         "mse": losses.mse(trains=losses.ENCODER | losses.DECODER | {"sparsifier"}),
         "l0": losses.l0_target(k, schedules.ramp(l0, over=warmup)),

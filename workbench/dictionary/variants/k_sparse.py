@@ -2,11 +2,11 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...code import Code
 from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Hook, Pass, Progress, Recipe
+from ..core import Dictionary, Hook, Pass, Progress, Recipe, Sparsifier
 from ..kernels import top_rows
 
 KIND = "rows"
@@ -14,10 +14,10 @@ SUITE = {"d": 16, "latents": 48, "k": 4}
 RECOVERS = 0.95  # of planted atoms, in the suite
 
 
-class KSparse(nn.Module):
+class KSparse(Sparsifier):
     """Each row's k largest as they are; `now` of them while training, more at first, `read` of them at inference."""
 
-    selects, signed, rowwise = True, True, True
+    selects = signed = rowwise = True
     now: Tensor
 
     def __init__(self, k: int, latents: int, read: int):
@@ -29,9 +29,6 @@ class KSparse(nn.Module):
     def forward(self, pre: Float[Tensor, "row latent"], count: int | None = None) -> Code:
         chosen = top_rows(pre, count or int(self.now))
         return Code.fixed(chosen, pre.gather(1, chosen), pre.shape[1])
-
-    def activate(self, code: Code) -> Code:
-        return code
 
     def infer(self, pre: Float[Tensor, "row latent"]) -> Code:
         return self(pre, self.read)

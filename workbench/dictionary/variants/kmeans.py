@@ -5,25 +5,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...batch import Batch
 from .. import decoders, sparsifiers
-from ..core import Dictionary, Recipe, head
+from ..core import Dictionary, Encoder, Recipe, head
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48}
 
 
-class Nearest(nn.Module):
+class Nearest(Encoder):
     """pre = squared norm of a row less its squared distance to an atom. No weights: the decoder's own."""
 
     def forward(self, x: Tensor, decoder: Any) -> Tensor:
         return 2 * (x - decoder.bias) @ decoder.weight.T - decoder.weight.square().sum(-1)
-
-    def fold_(self, scale_in: float, scale_out: float) -> None:
-        if scale_in != scale_out:
-            raise ValueError(f"distances have one scale, got {scale_in} in and {scale_out} out")
 
 
 def recipe(d: int, latents: int, *, rows: int = 65_536) -> Recipe:

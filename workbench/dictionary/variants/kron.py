@@ -8,14 +8,14 @@ from torch.nn.functional import normalize
 
 from ...code import Code
 from .. import decoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from ..core import Dictionary, Encoder, Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
 RECOVERS = 0.9  # of planted atoms, in the suite
 
 
-class Kron(nn.Module):
+class Kron(Encoder):
     """Latent (head, i, j) is sqrt(p_i q_j) where base p_i and extension q_j of the head are both positive, else 0."""
 
     def __init__(self, d: int, sizes: tuple[int, int, int]):

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -25,9 +26,6 @@ def recipe(
     the error of the bias alone.
     """
     widths = sorted({max(1, round(share * latents)) for share in shares})
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.BatchTopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.BatchTopK(k, latents))
     terms = {"mse": losses.nested_mse(widths, latents), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project(), hooks.Threshold()), lr=2e-3)

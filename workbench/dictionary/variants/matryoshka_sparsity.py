@@ -6,7 +6,8 @@ from itertools import pairwise
 import torch
 
 from ...code import Code
-from .. import decoders, encoders, hooks, losses, sparsifiers
+from .. import hooks, losses, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -38,8 +39,5 @@ def recipe(d: int, latents: int, *, k: int = 32, levels: int = 4, reverse: bool 
     if len(ks) < 2:
         raise ValueError(f"k={k} and latents={latents} give {len(ks)} level: take a smaller k, or more levels")
     weights = range(len(ks), 0, -1) if reverse else [1] * len(ks)
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents, wide=ks[-1]), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents, wide=ks[-1]))
     return Recipe(dictionary, {"mse": nested_k_mse(ks, weights)}, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import between
+from ..core import Recipe
 
 KIND = "pair"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -25,11 +26,6 @@ def recipe(
     The nested loss and BatchTopK of `matryoshka_batch_topk` between the untied ends of `transcoder`.
     """
     out, widths = d_out or d, sorted({max(1, round(share * latents)) for share in shares})
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents, center=False, scale=0.1),
-        sparsifiers.BatchTopK(k, latents),
-        decoders.Linear(latents, (out,)),
-        shape=(d,),
-    )
+    dictionary = between(d, out, latents, sparsifiers.BatchTopK(k, latents))
     terms = {"mse": losses.nested_mse(widths, latents), "auxk": losses.auxk(aux_k or out // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.CenterInput(), hooks.Project(), hooks.Threshold()))

@@ -2,8 +2,9 @@
 
 import torch
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -16,10 +17,7 @@ def recipe(d: int, latents: int, *, k: int = 32, aux: float = 1 / 32, aux_k: int
     A latent is dying when it is on in fewer rows than a tenth of what Zipf's law expects at its rank; these share
     `aux_k` places (d / 2) in the auxiliary reconstruction.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.BatchTopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.BatchTopK(k, latents))
     terms = {"mse": losses.mse(), "zipf": losses.aux_zipf(aux_k or d // 2, k, 0.1, aux)}
     dictionary.sparsifier.register_buffer("density", torch.zeros(latents))
     every = (hooks.CenterBias(), hooks.Project(), hooks.Threshold(), hooks.Density())

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -41,9 +42,6 @@ def agreement(atoms: Tensor, others: Tensor) -> Tensor:
 
 def recipe(d: int, latents: int, *, k: int = 32, aux: float = 1 / 32, aux_k: int | None = None) -> Recipe:
     """One of the dictionaries, a TopK autoencoder. Train two or more of different seeds, `coupled`."""
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents))
     terms = {"mse": losses.mse(), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

@@ -2,7 +2,8 @@
 
 import torch
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Hook, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -50,8 +51,7 @@ def recipe(d: int, latents: int, *, lp: float = 5.0, p: float = 0.2, start: floa
     """
     if not 0 < p <= 1 or not 0 <= start < end <= 1:
         raise ValueError(f"p must be within 0..1 and start before end within 0..1, got p={p}, {start}, {end}")
-    dictionary = Dictionary(encoders.Linear((d,), latents), sparsifiers.ReLU(), decoders.Linear(latents, (d,)))
-    dictionary.encoder.weight.data.copy_(0.1 * dictionary.decoder.weight.data.T)  # starts sparse
+    dictionary = within(d, latents, sparsifiers.ReLU(), start=0.1)  # starts sparse
     for name in ("p", "strength"):
         dictionary.sparsifier.register_buffer(name, torch.tensor(1.0))
     terms = {"mse": losses.mse(), "lp": penalty(schedules.ramp(lp))}

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import normalize
 
-from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
+from .. import hooks, losses, schedules, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Hook, Pass, Progress, Recipe
 
 KIND = "rows"
@@ -46,8 +47,7 @@ def recipe(d: int, latents: int, *, l1: float = 5.0, warmup: float = 0.05, times
     Drawing is from the batch at hand, so at most so many at a time. Adam's moments are not reset: a latent that was
     silent so long has nearly none.
     """
-    dictionary = Dictionary(encoders.Linear((d,), latents), sparsifiers.ReLU(), decoders.Linear(latents, (d,)))
-    dictionary.encoder.weight.data.copy_(0.1 * dictionary.decoder.weight.data.T)  # starts sparse
+    dictionary = within(d, latents, sparsifiers.ReLU(), start=0.1)  # starts sparse
     penalty = replace(losses.l1(schedules.ramp(l1, over=warmup)), trains=losses.ENCODER | losses.DECODER)
     terms = {"mse": losses.mse(), "l1": penalty}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project(), Resample(times)))

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import between
+from ..core import Recipe
 
 KIND = "pair"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -15,13 +16,7 @@ def recipe(
 ) -> Recipe:
     """Feed batches whose `x` and `y` come from two sites; the skip starts at zero, as a plain transcoder."""
     out = d_out or d
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents, center=False, scale=0.1),
-        sparsifiers.TopK(k, latents),
-        decoders.Linear(latents, (out,)),
-        skip=nn.Linear(d, out, bias=False),
-        shape=(d,),
-    )
+    dictionary = between(d, out, latents, sparsifiers.TopK(k, latents), nn.Linear(d, out, bias=False))
     nn.init.zeros_(dictionary.skip.weight)
     terms = {
         "mse": losses.mse(trains=losses.ENCODER | losses.DECODER | {"skip"}),

@@ -4,7 +4,8 @@ from math import log
 
 from torch import Tensor
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
+from .. import hooks, losses, sparsifiers
+from ..compose import within
 from ..core import Dictionary, Pass, Progress, Recipe, Term
 
 KIND = "rows"
@@ -32,9 +33,6 @@ def recipe(
 
     TopK, so that the penalty is no part of the tilted error; the paper also chooses the rows.
     """
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents))
     terms = {"mse": tilted_mse(tilt), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

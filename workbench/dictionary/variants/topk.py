@@ -1,7 +1,8 @@
 """TopK autoencoder, nothing against dead latents (Gao et al. 2024, arXiv:2406.04093, without AuxK)."""
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -10,8 +11,5 @@ RECOVERS = 0.95  # of planted atoms, in the suite
 
 def recipe(d: int, latents: int, *, k: int = 32) -> Recipe:
     """At most `k` latents are on per row, fewer where fewer are positive."""
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents))
     return Recipe(dictionary, {"mse": losses.mse()}, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

@@ -1,7 +1,8 @@
 """Multi-TopK autoencoder: a second error at a wider code, so that it can be read at other k (Gao et al. 2024)."""
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import within
+from ..core import Recipe
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -19,9 +20,6 @@ def recipe(
     aux_k: int | None = None,
 ) -> Recipe:
     """The error at k plus `multi` times the error at `wider` x k latents; dead ones as in `topk_auxk` (2406.04093)."""
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents), sparsifiers.TopK(k, latents, wide=wider * k), decoders.Linear(latents, (d,))
-    )
-    dictionary.encoder.weight.data.copy_(dictionary.decoder.weight.data.T)
+    dictionary = within(d, latents, sparsifiers.TopK(k, latents, wide=wider * k))
     terms = {"mse": losses.mse(), "multi": losses.wide_mse(multi), "auxk": losses.auxk(aux_k or d // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.Project()), lr=2e-3)

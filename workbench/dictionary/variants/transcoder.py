@@ -1,7 +1,8 @@
 """Transcoder: an MLP's input predicts its output through a sparse code (Dunefsky et al. 2024, arXiv:2406.11944)."""
 
-from .. import decoders, encoders, hooks, losses, sparsifiers
-from ..core import Dictionary, Recipe
+from .. import hooks, losses, sparsifiers
+from ..compose import between
+from ..core import Recipe
 
 KIND = "pair"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -17,11 +18,6 @@ def recipe(
     starts small, near the mean target.
     """
     out = d_out or d
-    dictionary = Dictionary(
-        encoders.Linear((d,), latents, center=False, scale=0.1),
-        sparsifiers.TopK(k, latents),
-        decoders.Linear(latents, (out,)),
-        shape=(d,),
-    )
+    dictionary = between(d, out, latents, sparsifiers.TopK(k, latents))
     terms = {"mse": losses.mse(), "auxk": losses.auxk(aux_k or out // 2, aux)}
     return Recipe(dictionary, terms, (hooks.CenterBias(), hooks.CenterInput(), hooks.Project()))

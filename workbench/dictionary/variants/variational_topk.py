@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import decoders, encoders, hooks, losses, schedules, sparsifiers
-from ..core import Dictionary, Hook, Pass, Progress, Recipe, Term
+from ..core import Dictionary, Encoder, Hook, Pass, Progress, Recipe, Term
 
 KIND = "rows"
 SUITE = {"d": 16, "latents": 48, "k": 4}
@@ -21,7 +21,7 @@ class Count(Hook):
         dictionary.sparsifier.step.add_(1)
 
 
-class Both(nn.Module):
+class Both(Encoder):
     """Two linear encoders side by side, the second for log variances; it starts at -2 for every row."""
 
     def __init__(self, d: int, latents: int):
