@@ -61,6 +61,7 @@ bench: $(STAMP)  ## harvest, memory, prompt sets (docs/measurements.md), steps b
 	$(PY) bench/harvest.py --record
 	$(PY) bench/memory.py --record
 	$(PY) bench/train_step.py --record
+	$(PY) bench/step_parts.py --record
 	$(PY) bench/encode.py --record
 	$(PY) bench/scaling.py --record
 	$(PY) bench/prompts.py --record

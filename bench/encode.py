@@ -76,7 +76,7 @@ def encoding(way: str, variant: str, dictionary: Dictionary) -> Callable[[Tensor
 
 def child(variant: str, way: str, folder: Path) -> None:
     """One pass over the store, in a process of its own; prints seconds and bytes."""
-    store = Store.open(folder)
+    store = Store.open(folder / "store")
     first = next(iter(store.batches(BATCH))).x
     with torch.no_grad():
         dictionary = made(variant, first[:512])
@@ -109,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         ids = torch.randint(1000, (args.rows // 127 + 1, 128), generator=torch.Generator().manual_seed(1))
         tokens = Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
-        collect(Table(D), tokens, SITE, rows=args.rows, batch=64, folder=home, quiet=True)
+        collect(Table(D), tokens, SITE, rows=args.rows, batch=64, folder=Path(home) / "store", quiet=True)
         for _ in range(args.rounds):
             for variant in VARIANTS:
                 for way in WAYS:

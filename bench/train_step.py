@@ -63,6 +63,7 @@ STEPS = (3, 1)  # in a turn, at each shape
 SMALL = (1024, 4096, 256, 16)
 DEAD = 0.05
 TURNS = 12  # of an equal-quality run
+SILENT = 60  # a latent counts as dead after this part of the tokens in an equal-quality run, in every library
 PARTS = ("core", "encoders", "decoders", "sparsifiers", "losses", "hooks", "schedules", "training", "kernels/*")
 STEP = [f"workbench/dictionary/{name}.py" for name in (*PARTS, "variants/topk_auxk")]
 STEP += ["workbench/code.py", "bench/peers/*.py", "bench/peers/*.txt", "bench/train_step.py"]
@@ -182,7 +183,7 @@ def quality(runs: Sequence[tuple[str, float]], steps: int, threads: int, home: P
     write_rows(file, d, 2 * latents, 128 * rows, 16 * rows)  # more directions than latents: a dead one is a loss
     x = load_file(file)["held_out"].double()
     total = float((x - x.mean(0)).square().sum())
-    job = Job(str(file), rows, latents, d, k, steps=steps, dead_after=steps * rows // 10, threads=threads)
+    job = Job(str(file), rows, latents, d, k, steps=steps, dead_after=steps * rows // SILENT, threads=threads)
     runners = [Runner(name, replace(job, lr=lr), home / f"{i}.log") for i, (name, lr) in enumerate(runs)]
     answers = turns(runners, TURNS, steps // TURNS)
     found = []

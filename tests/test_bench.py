@@ -111,3 +111,15 @@ def test_our_runner_trains_keeps_killed_latents_dead_and_is_scored_from_its_reco
         assert not scored()[1][-6:].any()
         with pytest.raises(RuntimeError, match=r"(?s)sparse ended at .* a request is one of"):
             runner.ask(dance=1)
+
+
+def test_designs_beside_the_shipped_parts_give_the_same():
+    """`compare` stops where one differs; the parts of a step add up to the step."""
+    step_parts = importlib.import_module("step_parts")
+    for what, designs in (("k", step_parts.selections(64, 256, 16, 4)), ("p", step_parts.projections(32, 16))):
+        rows = step_parts.compare(what, designs, rounds=3)
+        assert rows[0]["x shipped"] == 1.0 and len(rows) >= 3
+    with pytest.raises(AssertionError):
+        step_parts.compare("wrong", {"a": lambda: torch.ones(2), "b": lambda: torch.zeros(2)})
+    found = step_parts.where((64, 256, 16, 4), steps=2)
+    assert sum(row["share"] for row in found) == pytest.approx(1.0)
