@@ -29,7 +29,13 @@ WHAT = {  # operators by what they do in a step; the rest is "other"
     "product of the encoder": ("aten::addmm", "aten::mm"),
     "selection": ("aten::topk", "aten::amax", "aten::gather", "aten::sort"),
     "optimiser": ("aten::_fused_adam_",),
-    "sparse sums of atoms and rows": ("aten::_embedding_bag", "aten::index_add_", "aten::bmm", "aten::baddbmm"),
+    "sparse sums of atoms and rows": (
+        "aten::_embedding_bag_forward_only",
+        "aten::_embedding_bag_per_sample_weights_backward",
+        "aten::_embedding_bag_dense_backward",
+        "aten::index_add_",
+        "aten::bmm",
+    ),
     "projection of atoms": ("aten::addcmul_", "aten::linalg_vecdot", "aten::linalg_vector_norm", "aten::div_"),
     "copies and zeros": ("aten::copy_", "aten::fill_", "aten::zero_"),
 }

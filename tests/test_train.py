@@ -236,6 +236,14 @@ def test_the_last_good_checkpoint_outlives_a_run_that_diverges(tmp_path):
     assert state["step"] == 10 and all(value.isfinite().all() for value in tensors.values())
 
 
+def test_a_kill_between_the_last_file_and_the_checkpoints_end_leaves_no_checkpoint(tmp_path):
+    whole = weights(run(folder=tmp_path))
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text("left by a kill")
+    assert weights(run(folder=tmp_path)) == whole
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_rows_that_are_not_finite_are_told_before_step_0():
     class Bad(Planted):
         def batch(self, step):

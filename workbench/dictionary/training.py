@@ -435,6 +435,7 @@ class _Run:
         self._same(home, {s.get("run") for s in summaries})
         if not all(s.get("finished") for s in summaries):
             return None
+        shutil.rmtree(home / "checkpoint", ignore_errors=True)  # a kill may have left it
         return [files.load(folder) for folder in self.folders(home)]
 
     def _same(self, home: Path, runs: set[str | None]) -> None:
