@@ -20,7 +20,8 @@ ROOMS = {  # room -> rooms it may import beside the doors
     "evaluate": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
     "interpret": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
     "steer": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
-    "report": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate", "interpret", "steer"},
+    "regimes": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate"},
+    "report": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate", "interpret", "steer", "regimes"},
 }
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 

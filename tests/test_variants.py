@@ -14,6 +14,7 @@ from workbench import catalogue
 from workbench.batch import Batch
 from workbench.code import Code, Codec
 from workbench.dictionary import Progress, load, recipe, save, train, variants
+from workbench.regimes import sweep
 
 VARIANTS = catalogue.names("variants")
 KINDS = {"rows", "pair", "sites", "layers", "sequence", "finish", "gradients"}
@@ -216,4 +217,8 @@ def test_the_guides_example_is_a_variant_with_nothing_else_edited(tmp_path, monk
         test(**{k: v for k, v in wanted.items() if k in inspect.signature(test).parameters})
         ran += 1
     assert ran >= 10
+    stream = planted(name, steps=3)
+    calls = sweep.grid(name, module(name).SUITE, {"share": [0.4, 0.6]})
+    table = sweep.sweep(calls, stream, [stream.batch(9)], site=None, seeds=(0, 1), progress=False)
+    assert list(table["variant"]) == [name] * 4 and list(table["share"]) == [0.4, 0.4, 0.6, 0.6]
     del sys.modules[f"{variants.__name__}.{name}"]

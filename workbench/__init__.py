@@ -34,6 +34,7 @@ DOORS = {
     "interpret": None,
     "steer": None,
     "geometry": None,
+    "regimes": None,
     "testbeds": None,
     "report": None,
     "catalogue": None,
@@ -44,7 +45,7 @@ __all__ = [*DOORS, "save"]
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from . import catalogue, edit, evaluate, geometry, interpret, lineage, report, steer, testbeds
+    from . import catalogue, edit, evaluate, geometry, interpret, lineage, regimes, report, steer, testbeds
     from .batch import Batch, Exclusion, Tokens
     from .code import Code, Codec
     from .dictionary import Dictionary, check, load, recipe, start, train
