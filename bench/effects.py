@@ -42,9 +42,11 @@ def effect(name: str) -> Any:
 
 
 def code(name: str) -> str:
-    """Hash of the claim, of the parts of dictionaries, and of the variants that the claim names."""
+    """Hash of the claim, of the parts of dictionaries, and of the variants and helpers that the claim names."""
     text = (FOLDER / f"{name}.py").read_text()
     used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
+    helpers = {"from planted": "tests/planted.py", "from rows": "tests/rows.py", "regimes": "workbench/regimes/*.py"}
+    used += [path for word, path in helpers.items() if word in text]
     return code_hash([*TESTED, *used, f"tests/effects/{name}.py"])
 
 
