@@ -24,7 +24,7 @@ report: $(STAMP)  ## text to report on SmolLM2-135M: reports/index.html
 
 test: $(STAMP)  ## the suites, two workers of one torch thread each
 	$(VENV)/bin/workbench fetch smollm2-135m
-	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 -q -m 'not browser and not torture and not notebook and not effect'
+	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 --dist loadfile -q -m 'not browser and not torture and not notebook and not effect'
 
 lint: $(STAMP)  ## ruff and pyright
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .

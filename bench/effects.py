@@ -5,6 +5,9 @@
 A file there holds CLAIM, SOURCE, SETTING, MARGIN, SEEDS, ARMS and `measure(seed)`, which gives the two arms' values on
 one seed. The effect is the first less the second. It *holds* when the 95 % interval of its mean over seeds lies above
 the margin, *does not hold* when it lies below, else it is *inconclusive*. What was measured with the same code is kept.
+
+A claim that does not hold has SWEEP too, arguments of `measure(seed, **changes)`: settings that were tried on the seed
+TRIED, which is none of the others, and {"control": True}, a case where the effect must show.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,6 +29,8 @@ from workbench import catalogue, lineage
 
 FOLDER, DATA, PAGE = ROOT / "tests" / "effects", ROOT / "docs" / "effects.json", ROOT / "docs" / "effects.md"
 TESTED = ["workbench/dictionary/*.py", "workbench/dictionary/kernels/*.py", "workbench/code.py"]
+
+TRIED = 100
 
 
 def names() -> list[str]:
@@ -50,14 +55,14 @@ def code(name: str) -> str:
     return code_hash([*TESTED, *used, f"tests/effects/{name}.py"])
 
 
-def measured(name: str, seed: int) -> tuple[float, float, float]:
+def measured(name: str, seed: int, **changes: Any) -> tuple[float, float, float]:
     """Both arms' values and the CPU seconds they took, in one thread."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     began = time.process_time()
-    first, second = effect(name).measure(seed)
+    first, second = effect(name).measure(seed, **changes)
     return float(first), float(second), time.process_time() - began
 
 
@@ -74,8 +79,10 @@ def verdict(low: float, high: float, margin: float) -> str:
     return "holds" if low > margin else "does not hold" if high < margin else "inconclusive"
 
 
-def judged(name: str, arms: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
-    """One row of the page."""
+def judged(
+    name: str, arms: Sequence[tuple[float, float, float]], tried: Sequence[tuple[float, float, float]] = ()
+) -> dict[str, Any]:
+    """One row of the page: both arms on every seed, and on every setting that was tried."""
     module = effect(name)
     middle, low, high = interval([a - b for a, b, _ in arms])
     return {
@@ -90,7 +97,8 @@ def judged(name: str, arms: Sequence[tuple[float, float, float]]) -> dict[str, A
         "seeds": len(arms),
         "verdict": verdict(low, high, module.MARGIN),
         "note": getattr(module, "NOTE", ""),
-        "seconds": round(sum(seconds for *_, seconds in arms)),
+        "tried": [[s, a, b] for s, (a, b, _) in zip(getattr(module, "SWEEP", []), tried, strict=True)],
+        "seconds": round(sum(seconds for *_, seconds in [*arms, *tried])),
         "code": code(name),
         "date": date.today().isoformat(),
         "machine": processor(),
@@ -116,6 +124,17 @@ def page() -> str:
             f"| {row['claim']} ({row['source']}) | {row['setting']} | {arms} | {row['effect']:.3g} [{row['low']:.3g}, "
             f"{row['high']:.3g}] | {row['margin']:g} | {row['seeds']} | {said} |"
         )
+    lines += [
+        "\n## Settings tried where a claim does not hold\n",
+        f"On seed {TRIED}. The control is a case where the effect must show, or the measure would be blind.\n",
+        "| claim | setting | arms | effect | margin |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in (found[name] for name in sorted(found)):
+        for changes, *values in row.get("tried", []):
+            said = "control" if changes.get("control") else ", ".join(f"{k} = {v}" for k, v in changes.items())
+            arms = ", ".join(f"{label} {v:.3g}" for (label, _), v in zip(row["arms"], values, strict=True))
+            lines.append(f"| {row['claim']} | {said} | {arms} | {values[0] - values[1]:.3g} | {row['margin']:g} |")
     return "\n".join(lines) + "\n"
 
 
@@ -127,19 +146,25 @@ def main() -> None:
     options = parser.parse_args()
     found = lineage.read_json(DATA) if DATA.exists() else {}
     wanted = [name for name in options.names if options.again or found.get(name, {}).get("code") != code(name)]
-    arms: dict[str, list[tuple[float, float, float]]] = {name: [] for name in wanted}
+    failed: list[str] = []
     with ProcessPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(measured, name, seed): name for name in wanted for seed in range(effect(name).SEEDS)}
-        for job in as_completed(jobs):
-            name = jobs[job]
-            arms[name].append(job.result())
-            if len(arms[name]) == effect(name).SEEDS:
-                row = found[name] = judged(name, arms[name])
-                lineage.write_json(DATA, dict(sorted(found.items())))
-                lineage.write(PAGE, page().encode())
-                print(
-                    f"{name}: {row['effect']:.4g} [{row['low']:.4g}, {row['high']:.4g}], {row['verdict']}", flush=True
-                )
+        jobs = {
+            name: [pool.submit(measured, name, seed) for seed in range(effect(name).SEEDS)]
+            + [pool.submit(measured, name, TRIED, **changes) for changes in getattr(effect(name), "SWEEP", [])]
+            for name in wanted
+        }
+        for name, ended in jobs.items():
+            try:
+                results, seeds = [job.result() for job in ended], effect(name).SEEDS
+            except Exception as error:  # the others go on; the status says that one is missing
+                failed.append(f"{name}: {error!r}")
+                continue
+            row = found[name] = judged(name, results[:seeds], results[seeds:])
+            lineage.write_json(DATA, dict(sorted(found.items())))
+            lineage.write(PAGE, page().encode())
+            print(f"{name}: {row['effect']:.4g} [{row['low']:.4g}, {row['high']:.4g}], {row['verdict']}", flush=True)
+    if failed:
+        sys.exit("\n".join(["not measured:", *failed]))
 
 
 if __name__ == "__main__":

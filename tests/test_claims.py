@@ -30,6 +30,12 @@ def test_every_row_is_of_a_claim_and_follows_the_rule():
         assert row["verdict"] == effects.verdict(row["low"], row["high"], row["margin"]), name
         assert row["margin"] == effects.effect(name).MARGIN, f"{name}: the margin was moved after measuring"
         assert row["verdict"] == "holds" or row["note"], f"{name} does not hold: NOTE must say why"
+        if row["verdict"] == "does not hold":
+            tried = [s for s, *_ in row["tried"] if s != {"control": True}]
+            shown = [a - b for s, a, b in row["tried"] if s == {"control": True}]
+            assert len(tried) >= 4 and shown and min(shown) > row["margin"], (
+                f"{name}: SWEEP needs settings and a control"
+            )
 
 
 def test_the_page_is_what_the_data_say():

@@ -167,7 +167,7 @@ def test_a_continued_recipe_begins_at_the_weights_and_leaves_them_alone():
     d = train(recipe("batch_topk", d=32, latents=96, k=4), stream, site=None, lr=5e-3, progress=False)
     before = {k: v.clone() for k, v in d.state_dict().items()}
     made = series.continued(d)
-    assert made.call == d.call and len(made.hooks) == 3
+    assert {k: v for k, v in made.call.items() if k != "begun"} == d.call and len(made.hooks) == 3
     on = train(made, stream, site=None, lr=1e-9, progress=False)
     for name, value in on.state_dict().items():
         if name != "sparsifier.threshold":  # it follows the batches
@@ -177,6 +177,19 @@ def test_a_continued_recipe_begins_at_the_weights_and_leaves_them_alone():
     assert all(torch.equal(v, before[k]) for k, v in d.state_dict().items())
     with pytest.raises(ValueError, match="fitted at once"):
         series.continued(train(recipe("pca", d=32, k=8), stream, site=None, progress=False))
+
+
+def test_a_run_from_other_weights_is_another_run(tmp_path):
+    stream = Planted(d=32, atoms=48, steps=5)
+    one, two = (
+        train(recipe("topk", d=32, latents=64, k=4), stream, site=None, lr=lr, progress=False) for lr in (0.001, 0.01)
+    )
+    args = {"site": None, "progress": False, "folder": tmp_path}
+    on = train(series.continued(one), stream, **args)
+    again = train(series.continued(one), stream, **args)
+    assert torch.equal(on.atoms(), again.atoms()) and again.call == on.call and on.call["begun"]
+    with pytest.raises(ValueError, match="holds another run"):
+        train(series.continued(two), stream, **args)
 
 
 def test_first_is_the_beginning_of_a_stream_at_any_step():

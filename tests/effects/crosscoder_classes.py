@@ -17,6 +17,7 @@ SETTING = "two sites of d = 32, 48 directions, 14 of which are private; 400 step
 ARMS = ("share found with the right class", "share that is shared: all called so")
 MARGIN = 0.19  # more than 90 % right
 SEEDS = 8
+NOTE = "Redesigned after a first look at data: the first setting showed nothing"
 
 
 def right(atoms: torch.Tensor, truth: torch.Tensor) -> float:

@@ -11,6 +11,11 @@ SETTING = "correlated, 64 directions in blocks of 8; k = 8; 128 latents in heads
 ARMS = ("mean correlation of activations within heads", "between heads")
 MARGIN = 0.02
 SEEDS = 8
+NOTE = (
+    "The sign is right, the size is not: 0.01 at most in a sweep at seed 100 over heads of 1 x 4 to 4 x 4, 64 to 256 "
+    "latents, k 8 and 16, rates 0.002 to 0.02 and up to 2,000 steps. Control: true latents in their true blocks are "
+    "correlated by 0.30, between blocks by -0.05"
+)
 
 
 def measure(seed: int) -> tuple[float, float]:

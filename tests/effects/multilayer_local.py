@@ -10,20 +10,24 @@ from workbench.testbeds import subject, world
 
 CLAIM = "Latents of a multi-layer dictionary are local in depth for one token and spread over tokens"
 SOURCE = "Lawson et al. 2024, arXiv:2409.04185"
-SETTING = "all residual sites of tiny_text_gelu, three seeds of it; k = 16, 1024 latents, 200 steps of 8 texts"
+SETTING = "the three residual streams of tiny_text_gelu, three seeds of it; k = 16, 512 latents, 100 steps of 8 texts"
 ARMS = ("share of the variance of a latent's layer that lies between tokens", "share within tokens")
-MARGIN = 0.0
+MARGIN = 0.1
 SEEDS = 3
+NOTE = (
+    "Mean over latents. Weighted by how strongly they fire, less than half lies between tokens (0.4 at seed 0): the "
+    "few strongest latents are on in all layers of a token"
+)
 
 
 def measure(seed: int) -> tuple[float, float]:
     model = subject("tiny_text_gelu", seed=seed)
-    sites = [f"{layer}.resid" for layer in range(model.layers)]
-    ids = world("tiny_text").sample(1_616, seed).ids
-    live = Live(model, Tokens(ids, torch.ones_like(ids, dtype=torch.bool)), site=sites, steps=202, batch=8, seed=seed)
-    held = [live.batch_at(step).x for step in (200, 201)]
-    live.steps = 200
-    made = recipe("multilayer", d=model.d, latents=1024, k=16, seed=seed)
+    sites = ["embed", *(f"{layer}.resid" for layer in range(model.layers))]
+    ids = world("tiny_text").sample(816, seed).ids
+    live = Live(model, Tokens(ids, torch.ones_like(ids, dtype=torch.bool)), site=sites, steps=102, batch=8, seed=seed)
+    held = [live.batch_at(step).x for step in (100, 101)]
+    live.steps = 100
+    made = recipe("multilayer", d=model.d, latents=512, k=16, seed=seed)
     found = train(made, Layers(live), site=None, progress=False, lr=2e-3)
     z = torch.stack([found.encode(torch.cat(held)[:, i]).to_dense() for i in range(len(sites))], 1)  # row layer latent
     weight, layer = z.sum(1), torch.arange(len(sites), dtype=z.dtype)

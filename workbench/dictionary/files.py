@@ -79,6 +79,7 @@ def load(folder: Path | str) -> Dictionary:
             f"{{{', '.join(f'{k}: {came.get(k)}' for k in off)}}}: it was saved by another version of the variant"
         )
     dictionary.load_state_dict(state)
+    dictionary.call = {k: spec[k] for k in ("variant", "args", "seed", "begun") if k in spec}
     dictionary.site = None if spec["site"] is None else Site.of(spec["site"])
     dictionary.target = None if spec["target"] is None else Site.of(spec["target"])
     dictionary.subject = spec["subject"]

@@ -32,9 +32,11 @@ class Rows(Protocol):
     """What a case needs of a Store view: held-out rows in stored order, each with its token row and document."""
 
     exclusion: Exclusion
-    share_excluded: float
     tokens: Any  # Tokens of all token rows
     texts: Any  # (text,) document of each token row
+
+    @property
+    def share_excluded(self) -> float: ...
 
     def batches(
         self, size: int, *, site: Any = None, target: Any = None, seed: int | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 
+from .. import lineage
 from ..batch import Stream
 from ..dictionary import Dictionary, Hook, Pass, Progress, Recipe, recipe, train
 from ..site import Site
@@ -40,8 +41,9 @@ def continued(dictionary: Dictionary) -> Recipe:
     if made.fit is not None:
         raise ValueError(f"{call['variant']} is fitted at once and cannot go on from weights: train it anew")
     made.dictionary.load_state_dict(dictionary.state_dict())
+    made.dictionary.call = call | {"begun": lineage.tensors_hash(dictionary.state_dict())}  # another run than from call
     hooks = tuple(Later(hook) for hook in made.hooks)
-    return Recipe(made.dictionary, made.losses, hooks, lr=made.lr, betas=made.betas, call=made.call)
+    return Recipe(made.dictionary, made.losses, hooks, lr=made.lr, betas=made.betas, call=made.dictionary.call)
 
 
 def series(
