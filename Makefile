@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,6 +48,10 @@ effects: $(STAMP)  ## every claim over its seeds (docs/effects.md); kept where t
 
 effects-short: $(STAMP)  ## one seed of what holds
 	OMP_NUM_THREADS=1 timeout 540 $(PY) -m pytest -n 2 -q -m effect
+
+frontier: $(STAMP)  ## FVU and delta-CE against L0, ten variants on SmolLM2-135M (docs/frontier.webp)
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) bench/frontier.py
 
 torture: $(STAMP)  ## 40 kills of harvest, 100 of training, 500 byte flips (docs/measurements.md)
 	$(PY) bench/torture.py --record

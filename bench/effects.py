@@ -11,6 +11,7 @@ TRIED, which is none of the others, and {"control": True}, a case where the effe
 """
 
 import argparse
+import ast
 import importlib.util
 import math
 import sys
@@ -47,12 +48,16 @@ def effect(name: str) -> Any:
 
 
 def code(name: str) -> str:
-    """Hash of the claim, of the parts of dictionaries, and of the variants and helpers that the claim names."""
+    """Hash of the claim but its NOTE, of the parts of dictionaries, and of the variants and helpers that it names."""
     text = (FOLDER / f"{name}.py").read_text()
+    lines = text.splitlines()
+    for part in ast.parse(text).body:
+        if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "NOTE":
+            del lines[part.lineno - 1 : part.end_lineno]
     used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
     helpers = {"from planted": "tests/planted.py", "from rows": "tests/rows.py", "regimes": "workbench/regimes/*.py"}
     used += [path for word, path in helpers.items() if word in text]
-    return code_hash([*TESTED, *used, f"tests/effects/{name}.py"])
+    return lineage.fingerprint([code_hash([*TESTED, *used]), *lines])
 
 
 def measured(name: str, seed: int, **changes: Any) -> tuple[float, float, float]:
@@ -96,7 +101,6 @@ def judged(
         "margin": module.MARGIN,
         "seeds": len(arms),
         "verdict": verdict(low, high, module.MARGIN),
-        "note": getattr(module, "NOTE", ""),
         "tried": [[s, a, b] for s, (a, b, _) in zip(getattr(module, "SWEEP", []), tried, strict=True)],
         "seconds": round(sum(seconds for *_, seconds in [*arms, *tried])),
         "code": code(name),
@@ -108,8 +112,11 @@ def judged(
 def page() -> str:
     """The markdown page of all claims."""
     found = lineage.read_json(DATA) if DATA.exists() else {}
+    verdicts = [row["verdict"] for row in found.values()]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "does not hold", "inconclusive"))
     lines = [
         "# Effects\n",
+        f"{len(verdicts)} claims: {counts}.\n",
         "Written by `python bench/effects.py`. The effect is the first arm less the second, mean over paired seeds",
         "with its 95 % interval by Student's t; the margin was set before. **stale**: the code has changed since.\n",
         "| claim | setting | arms | effect [interval] | margin | seeds | verdict |",
@@ -117,9 +124,9 @@ def page() -> str:
     ]
     for name in sorted(found):
         row = found[name]
-        old = not (FOLDER / f"{name}.py").exists() or row["code"] != code(name)
+        note = getattr(effect(name), "NOTE", "")
         arms = ", ".join(f"{label} {value:.3g}" for label, value in row["arms"])
-        said = f"**{row['verdict']}**{' — **stale**' if old else ''}{'. ' + row['note'] if row['note'] else ''}"
+        said = f"**{row['verdict']}**{' — **stale**' if row['code'] != code(name) else ''}{'. ' + note if note else ''}"
         lines.append(
             f"| {row['claim']} ({row['source']}) | {row['setting']} | {arms} | {row['effect']:.3g} [{row['low']:.3g}, "
             f"{row['high']:.3g}] | {row['margin']:g} | {row['seeds']} | {said} |"
@@ -147,6 +154,8 @@ def main() -> None:
     found = lineage.read_json(DATA) if DATA.exists() else {}
     wanted = [name for name in options.names if options.again or found.get(name, {}).get("code") != code(name)]
     failed: list[str] = []
+    for name in wanted:
+        getattr(effect(name), "prepare", lambda: None)()  # what all seeds share, before they run side by side
     with ProcessPoolExecutor(options.jobs) as pool:
         jobs = {
             name: [pool.submit(measured, name, seed) for seed in range(effect(name).SEEDS)]

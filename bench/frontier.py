@@ -69,11 +69,11 @@ class Plan:
     subject: str = "smollm2-135m"
     site: str = "15.resid"
     dtype: str = "bfloat16"
-    rows: int = 400_000
+    rows: int = 300_000
     latents: int = 2304
     size: int = 512  # rows of a step
-    steps: int = 600
-    tuning_steps: int = 200
+    steps: int = 400
+    tuning_steps: int = 150
     seeds: int = 3
     check: int = 8192
     texts: int = 32

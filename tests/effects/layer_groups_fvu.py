@@ -22,12 +22,12 @@ SITES = [f"{layer}.resid" for layer in range(4, 8)]
 
 
 @cache
-def store() -> Store:
+def prepare() -> Store:
     return collect(Subject("smollm2-135m"), corpus(), SITES, rows=40_000, quiet=True)
 
 
 def measure(seed: int) -> tuple[float, float]:
-    seen, unseen = store().split(test=0.1, seed=seed)
+    seen, unseen = prepare().split(test=0.1, seed=seed)
     held = {site: next(unseen.batches(unseen.rows, site=site)) for site in seen.sites}
     found = groups.cluster(groups.distances(seen, progress=False), 2)
 

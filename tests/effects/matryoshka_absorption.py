@@ -1,4 +1,4 @@
-"""A tree of directions: is a parent's latent on where a child is on?"""
+"""A tree of directions: is a root's latent on where a child is on?"""
 
 from typing import Any
 
@@ -7,33 +7,36 @@ from torch.nn.functional import normalize
 from workbench.dictionary import recipe, train
 from workbench.testbeds import world
 
-CLAIM = "Matryoshka keeps a parent's latent on where its child is on, BatchTopK lets the child's latent take its place"
+CLAIM = "Matryoshka keeps a root's latent on where a child is on, BatchTopK lets the child's latent take its place"
 SOURCE = "Bussmann et al. 2025, arXiv:2503.17547"
 SETTING = (
     "hierarchy, 20 directions in d = 32, roots on in 40 % of rows; 20 latents, k = 2, prefixes of 3, 12, 20 as the "
     "tree has them; 800 steps of 256 rows"
 )
 ARMS = (
-    "share of children's rows, less that of rows without the parent, in which the parent's latent is on, Matryoshka",
+    "share of children's rows, less that of rows without the root, in which the root's latent is on, Matryoshka",
     "the same, BatchTopK",
 )
 MARGIN = 0.1
-SEEDS = 24
-NOTE = "At the first 8 seeds inconclusive, 0.14 [0.09, 0.20]: measured on 24"
+SEEDS = 8
+NOTE = (
+    "Of roots only, on worlds drawn anew. Over all parents 24 seeds were inconclusive, 0.12 [0.08, 0.17]: the "
+    "second level, whose children are rare, keeps its parents in both (0.75 to 1, seeds 100 to 102)"
+)
 
 
 def measure(seed: int) -> tuple[float, float]:
-    data = world("hierarchy", root=0.4, world_seed=seed)
+    data = world("hierarchy", root=0.4, world_seed=200 + seed)
     held = data.sample(8192, seed + 10_000)
-    parents = sorted({p for p in data.parents if p >= 0})
+    roots = [i for i, p in enumerate(data.parents) if p < 0]
 
     def kept(d: Any) -> float:
         latent = (data.truth @ normalize(d.atoms(), dim=-1).T).argmax(-1)
         on, true, found = d.encode(held.x).to_dense() > 0, held.code != 0, []
-        for parent in parents:
-            child = true[:, [i for i, p in enumerate(data.parents) if p == parent]].any(-1)
-            fires = on[:, latent[parent]].float()
-            found.append(float(fires[child].mean() - fires[~true[:, parent]].mean()))
+        for root in roots:
+            child = true[:, [i for i, p in enumerate(data.parents) if p == root]].any(-1)
+            fires = on[:, latent[root]].float()
+            found.append(float(fires[child].mean() - fires[~true[:, root]].mean()))
         return sum(found) / len(found)
 
     args = {"d": 32, "latents": 20, "k": 2, "seed": seed}

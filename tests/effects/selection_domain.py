@@ -24,7 +24,8 @@ SOURCE = "Muhamed et al. 2024, arXiv:2411.00743"
 SETTING = "tiny_text_gelu 1.resid; 96 of 384 passages of four sources by MiniLM from 4 seeds; 256 latents, k = 8"
 ARMS = ("FVU on held-out passages of the kind, trained on random passages", "on retrieved passages")
 MARGIN = 0.0
-SEEDS = 3
+SEEDS = 8
+NOTE = "At the first 3 seeds inconclusive, 0.010 [-0.000, 0.021]: measured on 8"
 SOURCES = ("glosses", "moby_dick", "austen", "sotu")
 
 
