@@ -51,7 +51,7 @@ def code(name: str) -> str:
     """Hash of the claim but its NOTE, of the parts of dictionaries, and of the variants and helpers that it names."""
     text = (FOLDER / f"{name}.py").read_text()
     lines = text.splitlines()
-    for part in ast.parse(text).body:
+    for part in reversed(ast.parse(text).body):
         if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "NOTE":
             del lines[part.lineno - 1 : part.end_lineno]
     used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
@@ -134,14 +134,17 @@ def page() -> str:
     lines += [
         "\n## Settings tried where a claim does not hold\n",
         f"On seed {TRIED}. The control is a case where the effect must show, or the measure would be blind.\n",
-        "| claim | setting | arms | effect | margin |",
-        "| --- | --- | --- | --- | --- |",
     ]
-    for row in (found[name] for name in sorted(found)):
-        for changes, *values in row.get("tried", []):
+    for row in (found[name] for name in sorted(found) if found[name]["tried"]):
+        (first, _), (second, _) = row["arms"]
+        lines += [
+            f"\n**{row['claim']}**, by more than {row['margin']:g}\n",
+            f"| setting | {first} | {second} | effect |",
+        ]
+        lines.append("| --- | --- | --- | --- |")
+        for changes, a, b in row["tried"]:
             said = "control" if changes.get("control") else ", ".join(f"{k} = {v}" for k, v in changes.items())
-            arms = ", ".join(f"{label} {v:.3g}" for (label, _), v in zip(row["arms"], values, strict=True))
-            lines.append(f"| {row['claim']} | {said} | {arms} | {values[0] - values[1]:.3g} | {row['margin']:g} |")
+            lines.append(f"| {said} | {a:.3g} | {b:.3g} | {a - b:.3g} |")
     return "\n".join(lines) + "\n"
 
 
