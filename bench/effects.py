@@ -48,7 +48,7 @@ def effect(name: str) -> Any:
 
 
 def code(name: str) -> str:
-    """Hash of the claim but its NOTE, of the parts of dictionaries, and of the variants and helpers that it names."""
+    """Hash of the claim but its NOTE, of the parts of dictionaries, of the variants, helpers and claims it names."""
     text = (FOLDER / f"{name}.py").read_text()
     lines = text.splitlines()
     for part in reversed(ast.parse(text).body):
@@ -57,6 +57,7 @@ def code(name: str) -> str:
     used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
     helpers = {"from planted": "tests/planted.py", "from rows": "tests/rows.py", "regimes": "workbench/regimes/*.py"}
     used += [path for word, path in helpers.items() if word in text]
+    used += [f"tests/effects/{other}.py" for other in names() if f"from {other} import" in text]
     return lineage.fingerprint([code_hash([*TESTED, *used]), *lines])
 
 

@@ -1,6 +1,6 @@
 """A tree of directions: is a root's latent on where a child is on?"""
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch.nn.functional import normalize
 
@@ -25,22 +25,22 @@ NOTE = (
 )
 
 
-def measure(seed: int) -> tuple[float, float]:
-    data = world("hierarchy", root=0.4, world_seed=200 + seed)
+def kept(seed: int, shares: Sequence[float]) -> tuple[float, float]:
+    """How much more often a root's latent is on in its children's rows than without it: Matryoshka, BatchTopK."""
+    data, found = world("hierarchy", root=0.4, world_seed=200 + seed), []
     held = data.sample(8192, seed + 10_000)
-    roots = [i for i, p in enumerate(data.parents) if p < 0]
-
-    def kept(d: Any) -> float:
+    args = {"d": 32, "latents": 20, "k": 2, "seed": seed}
+    parts = [recipe("matryoshka_batch_topk", shares=shares, **args), recipe("batch_topk", **args)]
+    for d in train(parts, data.stream(256, 800, seed), site=None, lr=5e-3, seed=seed, progress=False):
         latent = (data.truth @ normalize(d.atoms(), dim=-1).T).argmax(-1)
-        on, true, found = d.encode(held.x).to_dense() > 0, held.code != 0, []
-        for root in roots:
+        on, true, each = d.encode(held.x).to_dense() > 0, held.code != 0, []
+        for root in (i for i, p in enumerate(data.parents) if p < 0):
             child = true[:, [i for i, p in enumerate(data.parents) if p == root]].any(-1)
             fires = on[:, latent[root]].float()
-            found.append(float(fires[child].mean() - fires[~true[:, root]].mean()))
-        return sum(found) / len(found)
+            each.append(float(fires[child].mean() - fires[~true[:, root]].mean()))
+        found.append(sum(each) / len(each))
+    return found[0], found[1]
 
-    args = {"d": 32, "latents": 20, "k": 2, "seed": seed}
-    tree = (3 / 20, 12 / 20, 1.0)
-    parts = [recipe("matryoshka_batch_topk", shares=tree, **args), recipe("batch_topk", **args)]
-    nested, flat = train(parts, data.stream(256, 800, seed), site=None, lr=5e-3, seed=seed, progress=False)
-    return kept(nested), kept(flat)
+
+def measure(seed: int) -> tuple[float, float]:
+    return kept(seed, (3 / 20, 12 / 20, 1.0))

@@ -1,11 +1,10 @@
 """A tree of directions: is a root's latent on where a child is on?"""
 
-from typing import Any
+import sys
+from pathlib import Path
 
-from torch.nn.functional import normalize
-
-from workbench.dictionary import recipe, train
-from workbench.testbeds import world
+sys.path.insert(0, str(Path(__file__).parent))
+from matryoshka_absorption import kept
 
 CLAIM = "Matryoshka keeps a root's latent on also with prefix widths that are not the tree's"
 SOURCE = "Bussmann et al. 2025, arXiv:2503.17547"
@@ -26,20 +25,4 @@ NOTE = (
 
 
 def measure(seed: int) -> tuple[float, float]:
-    data = world("hierarchy", root=0.4, world_seed=200 + seed)
-    held = data.sample(8192, seed + 10_000)
-    roots = [i for i, p in enumerate(data.parents) if p < 0]
-
-    def kept(d: Any) -> float:
-        latent = (data.truth @ normalize(d.atoms(), dim=-1).T).argmax(-1)
-        on, true, found = d.encode(held.x).to_dense() > 0, held.code != 0, []
-        for root in roots:
-            child = true[:, [i for i, p in enumerate(data.parents) if p == root]].any(-1)
-            fires = on[:, latent[root]].float()
-            found.append(float(fires[child].mean() - fires[~true[:, root]].mean()))
-        return sum(found) / len(found)
-
-    args = {"d": 32, "latents": 20, "k": 2, "seed": seed}
-    parts = [recipe("matryoshka_batch_topk", **args), recipe("batch_topk", **args)]
-    nested, flat = train(parts, data.stream(256, 800, seed), site=None, lr=5e-3, seed=seed, progress=False)
-    return kept(nested), kept(flat)
+    return kept(seed, (1 / 20, 2 / 20, 5 / 20, 10 / 20, 1.0))
