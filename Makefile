@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,8 +43,11 @@ notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) -m pytest -q -m notebook
 
-effects: $(STAMP)  ## every claim over its seeds (docs/effects.md); kept where the code is the same
+effects: $(STAMP)  ## every claim over its seeds (docs/effects.md), half an hour; kept where the code is the same
 	$(PY) bench/effects.py
+
+mutate: $(STAMP)  ## plant ten bugs in a copy, one at a time, and see the suites die
+	OMP_NUM_THREADS=1 $(PY) tests/mutate.py
 
 effects-short: $(STAMP)  ## one seed of what holds
 	OMP_NUM_THREADS=1 timeout 540 $(PY) -m pytest -n 2 -q -m effect

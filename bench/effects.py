@@ -115,9 +115,10 @@ def page() -> str:
     found = lineage.read_json(DATA) if DATA.exists() else {}
     verdicts = [row["verdict"] for row in found.values()]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "does not hold", "inconclusive"))
+    minutes = round(sum(row["seconds"] for row in found.values()) / 60)
     lines = [
         "# Effects\n",
-        f"{len(verdicts)} claims: {counts}.\n",
+        f"{len(verdicts)} claims: {counts}. All take {minutes} minutes of one core.\n",
         "Written by `python bench/effects.py`. The effect is the first arm less the second, mean over paired seeds",
         "with its 95 % interval by Student's t; the margin was set before. **stale**: the code has changed since.\n",
         "| claim | setting | arms | effect [interval] | margin | seeds | verdict |",
