@@ -44,12 +44,14 @@ notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(PY) -m pytest -q -m notebook
 
 effects: $(STAMP)  ## every claim over its seeds (docs/effects.md), half an hour; kept where the code is the same
+	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
 	$(PY) bench/effects.py
 
 mutate: $(STAMP)  ## plant ten bugs in a copy, one at a time, and see the suites die
 	OMP_NUM_THREADS=1 $(PY) tests/mutate.py
 
 effects-short: $(STAMP)  ## one seed of what holds
+	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
 	OMP_NUM_THREADS=1 timeout 540 $(PY) -m pytest -n 2 -q -m effect
 
 frontier: $(STAMP)  ## FVU and delta-CE against L0, ten variants on SmolLM2-135M (docs/frontier.webp)
