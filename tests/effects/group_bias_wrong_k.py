@@ -15,6 +15,10 @@ SETTING = "imbalanced, 64 directions in d = 42, 2 or 8 on; 132 latents; TopK k =
 ARMS = ("share of directions found (cosine 0.9), group bias adaptation", "the same, TopK with AuxK")
 MARGIN = 0.2
 SEEDS = 8
+NOTE = (
+    "Against a wrong k only: a TopK with k = 5, the mean number on, finds 0.94 to 1.0 of the directions where group "
+    "bias adaptation finds 0.45 to 0.55 (seeds 100 to 102), and k = 20 finds none"
+)
 
 
 def measure(seed: int) -> tuple[float, float]:
