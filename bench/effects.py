@@ -120,7 +120,7 @@ def page() -> str:
         "# Effects\n",
         f"{len(verdicts)} claims: {counts}. All take {minutes} minutes of one core.\n",
         "Written by `python bench/effects.py`. The effect is the first arm less the second, mean over paired seeds",
-        "with its 95 % interval by Student's t; the margin was set before. Where a setting was changed or seeds were added",
+        "with its 95 % interval by Student's t; the margin was set before. Where a setting was changed or seeds added",
         "after a first look, the note says so. **stale**: the code has changed since.\n",
         "| claim | setting | arms | effect [interval] | margin | seeds | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
