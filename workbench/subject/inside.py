@@ -104,14 +104,15 @@ def heads_of(subject: "Subject") -> int:
 def frozen(norm: nn.Module, d: int, dtype: torch.dtype, device: torch.device) -> tuple[Float[Tensor, " d"], bool]:
     """A norm's gain per entry, and whether it removes the mean; found by trying it on vectors of +1 and -1."""
     with torch.no_grad():
-        signs = torch.ones(d, device=device)
+        wide = torch.promote_types(dtype, torch.float32)
+        signs = torch.ones(d, device=device, dtype=wide)
         signs[::2] = -1
         if isinstance(norm, nn.Identity):
             return torch.ones(d, device=device), False
-        zero = norm(torch.zeros(1, d, dtype=dtype, device=device)).float()[0]
+        zero = norm(torch.zeros(1, d, dtype=dtype, device=device)).to(wide)[0]
         big = 100 * signs[None].to(dtype)  # large, so that the norm's epsilon does not show
-        gain = (norm(big).float()[0] - zero) * signs
-        shifted = norm(big + 50).float()[0] - zero
+        gain = (norm(big).to(wide)[0] - zero) * signs
+        shifted = norm(big + 50).to(wide)[0] - zero
         return gain, bool(torch.allclose(shifted * signs, gain, rtol=1e-2, atol=1e-3))
 
 

@@ -1,0 +1,1 @@
+"""Circuits: which latents made which, and what they made the model say."""

@@ -1,0 +1,52 @@
+"""What a graph explains: logits by probability, differences of logits, any direction the unembedding reads."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..subject import Subject
+
+Goal = list[tuple[str, float, Tensor]]
+
+
+class Target(NamedTuple):
+    """A weighted sum of logits at the last position: `of` (vocab,), and how much the graph counts it."""
+
+    label: str
+    weight: float
+    of: Float[Tensor, " vocab"]
+
+
+def likely(subject: Subject, logits: Float[Tensor, " vocab"], *, mass: float = 0.95, most: int = 10) -> list[Target]:
+    """The most likely next tokens, up to a probability mass or a number; each less the mean logit."""
+    if not 0 < mass <= 1 or most < 1:
+        raise ValueError(f"mass must be within 0..1 and most 1 or more, got {mass} and {most}")
+    p, order = logits.float().softmax(-1).sort(descending=True)
+    count = min(most, int((p.cumsum(0) < mass).sum()) + 1)
+    mean = torch.full_like(logits, 1 / len(logits))
+    found = []
+    for token, share in zip(order[:count].tolist(), p[:count].tolist(), strict=True):
+        of = -mean.clone()
+        of[token] += 1
+        found.append(Target(f"{subject.words([token])[0]!r} (p {share:.2f})" if subject.tokenizer else str(token), share, of))
+    return found
+
+
+def difference(subject: Subject, first: Any, second: Any) -> list[Target]:
+    """logit(first) - logit(second); tokens as ids or as texts of one token."""
+    a, b = (_token(subject, t) for t in (first, second))
+    of = torch.zeros(subject.vocab or 0)
+    of[a] += 1
+    of[b] -= 1
+    return [Target(f"{first!r} - {second!r}", 1.0, of)]
+
+
+def _token(subject: Subject, value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    ids = subject.tokenizer(value, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(f"{value!r} is {len(ids)} tokens: give one, or its id")
+    return int(ids[0])

@@ -1,0 +1,1 @@
+"""One tracer a file; each gives a Graph."""

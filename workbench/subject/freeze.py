@@ -1,0 +1,164 @@
+"""A prompt's run with attention patterns and norm denominators held: what is left is affine in what is added.
+
+The attention function is registered with transformers, so that any model that looks its attention up there is held,
+its own softmax, cap and mask kept. A norm is recognised by its class name and tried out: it must be a gain, a
+denominator and, for a LayerNorm, the removal of the mean.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..site import Site
+from . import inside
+
+if TYPE_CHECKING:
+    from .core import Run, Subject
+
+NAME = "workbench_held"
+_current: list["Held"] = []  # the one that attends, under its subject's lock
+
+
+class Held:
+    """One prompt, held. `run` gives what the model would with other vectors at its sites, nothing else changed.
+
+    `patterns` (text, head, query, key) by attention module, `scales` (text, pos, 1) by norm. Exact to rounding: `run({})`
+    is the model's own run. Raises ValueError for a model whose attention is not looked up in transformers, and for a
+    norm that is not affine once its denominator is held.
+    """
+
+    def __init__(self, subject: "Subject", tokens: Any):
+        if not hasattr(subject.model, "set_attn_implementation"):
+            raise ValueError(
+                f"{subject.name} does not look its attention up in transformers, so it cannot be held: "
+                "give a transformers model"
+            )
+        self.subject, self.tokens = subject, subject.tokens(tokens)
+        self.patterns: dict[str, Tensor] = {}
+        self.scales: dict[str, Tensor] = {}
+        self._paths = {id(subject._modules[path]): path for path in subject.plan.attention}
+        self._norms = {
+            path: _Affine(module, subject)
+            for path, module in subject._modules.items()
+            if "norm" in type(module).__name__.lower() and not self._within_attention(path)
+        }
+        self._last = Site(None, f"{subject.plan.norm}:out") if subject.plan.norm else None
+        with torch.no_grad():
+            self.run({})
+
+    def _within_attention(self, path: str) -> bool:
+        """Norms of queries and keys make the pattern, which is held whole."""
+        return any(path.startswith(attention + ".") for attention in self.subject.plan.attention)
+
+    def run(self, values: Mapping[Site, Any], read: Sequence[Site | str] = ()) -> "Run":
+        """Logits and vectors at sites, with their graph under grad mode, given vectors or functions of them at sites."""
+        fixed = {site: value if callable(value) else _instead(value) for site, value in values.items()}
+        edits: dict[Site, Callable[..., Tensor]] = {}
+        for path, norm in self._norms.items():
+            if Site(None, f"{path}:in") not in edits and self._runs(path):
+                edits |= self._hold(path, norm)
+        for site, edit in fixed.items():
+            port = self.subject.plan.port(site)
+            edits[Site(None, str(port))] = edit
+        wanted = [Site.of(s) for s in read]
+        with self._attending():
+            return self.subject._run(self.tokens, edits, wanted, grad=True)  # in the model's own dtype
+
+    def _runs(self, path: str) -> bool:
+        return any(port.path == path for port in self.subject.plan.order)
+
+    def _hold(self, path: str, norm: "_Affine") -> dict[Site, Callable[..., Tensor]]:
+        received: list[Tensor] = []
+
+        def keep(x: Tensor, at: Any) -> Tensor:
+            received[:] = [x]
+            return x
+
+        def give(y: Tensor, at: Any) -> Tensor:
+            (x,) = received
+            if path not in self.scales:
+                self.scales[path] = norm.scale(x.detach(), y.detach())
+                norm.check(path, x.detach(), y.detach(), self.scales[path])
+            return norm(x, self.scales[path])
+
+        return {Site(None, f"{path}:in"): keep, Site(None, f"{path}:out"): give}
+
+    @contextmanager
+    def _attending(self) -> Iterator[None]:
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+        with self.subject.lock:
+            old = self.subject.config._attn_implementation  # type: ignore[union-attr]
+            self.subject.model.set_attn_implementation(NAME)  # type: ignore[operator]
+            _current.append(self)
+            try:
+                yield
+            finally:
+                _current.pop()
+                self.subject.model.set_attn_implementation(old)  # type: ignore[operator]
+
+
+def _instead(value: Tensor) -> Callable[..., Tensor]:
+    return lambda h, at: value.to(h.dtype)
+
+
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    """The held pattern times the values; on the first run the model's own eager attention says the pattern."""
+    held = _current[-1]
+    path = held._paths[id(module)]
+    spread = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    if path not in held.patterns:
+        with torch.no_grad():
+            out, pattern = sys.modules[type(module).__module__].eager_attention_forward(
+                module, query, key, value, mask, **options
+            )
+            if not torch.allclose((pattern @ spread).transpose(1, 2), out, rtol=1e-4, atol=1e-5):
+                raise ValueError(f"{path} does more than average values by a pattern: it cannot be held")
+        held.patterns[path] = pattern
+    return (held.patterns[path] @ spread).transpose(1, 2).contiguous(), held.patterns[path]
+
+
+class _Affine:
+    """A norm as gain x (row, its mean removed or not) x denominator + bias."""
+
+    def __init__(self, module: nn.Module, subject: "Subject"):
+        self.module = module
+        weight = next((p for p in module.parameters() if p.ndim == 1), None)
+        self.d = subject.d if weight is None else len(weight)
+        dtype, device = subject.dtype, subject.device
+        self.gain, self.centred = inside.frozen(module, self.d or 0, dtype, device)
+        with torch.no_grad():
+            self.bias = module(torch.zeros(1, self.d or 0, dtype=dtype, device=device))[0]
+
+    def base(self, x: Tensor) -> Tensor:
+        return (x - x.mean(-1, keepdim=True) if self.centred else x) * self.gain.to(x.dtype)
+
+    def scale(self, x: Tensor, y: Tensor) -> Tensor:
+        """The factor that takes the base of x to y, by least squares, one per position."""
+        base = self.base(x)
+        return ((y - self.bias) * base).sum(-1, keepdim=True) / base.square().sum(-1, keepdim=True).clamp_min(1e-30)
+
+    def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.base(x) * scale + self.bias
+
+    def check(self, path: str, x: Tensor, y: Tensor, scale: Tensor) -> None:
+        off = float((self(x, scale) - y).abs().max() / y.abs().max().clamp_min(1e-30))
+        if off > 1e-3:
+            raise ValueError(f"{path} is no affine map once its denominator is held (off by {off:.1e} of its largest)")
+
+
+def sources(subject: "Subject") -> list[Site]:
+    """Where vectors enter the held model: the embedding, and what each MLP adds."""
+    return [Site(None, "embed"), *(Site(layer, "mlp_out") for layer in range(subject.layers))]
+
+
+def zero(held: Held) -> Float[Tensor, "text pos d"]:
+    return torch.zeros(*held.tokens.ids.shape, held.subject.d or 0, dtype=held.subject.dtype)
