@@ -101,7 +101,7 @@ class Graph:
             weights=self.weights[rows],
         )
 
-    def prune(self, nodes: float = 0.8, edges: float = 0.98) -> "Graph":
+    def prune(self, nodes: int | float = 0.8, edges: int | float = 0.98) -> "Graph":
         """The nodes that carry a share of the influence, then the edges that do, then nothing that leads nowhere.
 
         Tokens and logits stay. Dropped edges are 0.
@@ -122,7 +122,7 @@ class Graph:
             kept = kept.only(alive)
 
     def paths(self, count: int = 10) -> list[tuple[float, list[int]]]:
-        """The `count` strongest paths into weighted targets: (product of shares x weight, nodes from source to target)."""
+        """The `count` strongest paths into weighted targets: (product of shares x weight, nodes from the source on)."""
         shares, row = self.shares(), {int(n): i for i, n in enumerate(self.targets)}
         open_ = [(float(w), [int(n)]) for n, w in zip(self.targets, self.weights, strict=True) if w > 0]
         done: list[tuple[float, list[int]]] = []

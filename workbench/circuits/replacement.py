@@ -89,9 +89,7 @@ def _on(dictionary: Dictionary, x: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
     return x, pos[kept], latent[kept], value[kept]
 
 
-def _active(
-    dictionary: Dictionary, layer: Tensor, x: Tensor, pos: Tensor, latent: Tensor, value: Tensor
-) -> Active:
+def _active(dictionary: Dictionary, layer: Tensor, x: Tensor, pos: Tensor, latent: Tensor, value: Tensor) -> Active:
     """Reading directions by one backward pass through the encoder for many latents, each on a row of its own."""
     pres, directions = [], []
     for part in torch.arange(len(pos)).split(AT_ONCE):

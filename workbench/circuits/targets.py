@@ -30,7 +30,9 @@ def likely(subject: Subject, logits: Float[Tensor, " vocab"], *, mass: float = 0
     for token, share in zip(order[:count].tolist(), p[:count].tolist(), strict=True):
         of = -mean.clone()
         of[token] += 1
-        found.append(Target(f"{subject.words([token])[0]!r} (p {share:.2f})" if subject.tokenizer else str(token), share, of))
+        found.append(
+            Target(f"{subject.words([token])[0]!r} (p {share:.2f})" if subject.tokenizer else str(token), share, of)
+        )
     return found
 
 

@@ -280,7 +280,7 @@ class Subject:
     def _run(
         self,
         tokens: Any,
-        edits: Mapping[Any, Edit],
+        edits: Mapping[Any, Callable[..., Tensor]],
         read: Sequence[Site],
         *,
         past: Any = None,

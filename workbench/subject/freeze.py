@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..site import Site
@@ -27,8 +26,8 @@ _current: list["Held"] = []  # the one that attends, under its subject's lock
 class Held:
     """One prompt, held. `run` gives what the model would with other vectors at its sites, nothing else changed.
 
-    `patterns` (text, head, query, key) by attention module, `scales` (text, pos, 1) by norm. Exact to rounding: `run({})`
-    is the model's own run. Raises ValueError for a model whose attention is not looked up in transformers, and for a
+    `patterns` (text, head, query, key) by attention module, `scales` (text, pos, 1) by norm. `run({})` is the model's
+    own run, to rounding. Raises ValueError for a model whose attention is not looked up in transformers, and for a
     norm that is not affine once its denominator is held.
     """
 
@@ -41,13 +40,12 @@ class Held:
         self.subject, self.tokens = subject, subject.tokens(tokens)
         self.patterns: dict[str, Tensor] = {}
         self.scales: dict[str, Tensor] = {}
-        self._paths = {id(subject._modules[path]): path for path in subject.plan.attention}
+        self._paths = {id(module): path for path, module in subject._modules.items()}
         self._norms = {
             path: _Affine(module, subject)
             for path, module in subject._modules.items()
             if "norm" in type(module).__name__.lower() and not self._within_attention(path)
         }
-        self._last = Site(None, f"{subject.plan.norm}:out") if subject.plan.norm else None
         with torch.no_grad():
             self.run({})
 
@@ -55,12 +53,15 @@ class Held:
         """Norms of queries and keys make the pattern, which is held whole."""
         return any(path.startswith(attention + ".") for attention in self.subject.plan.attention)
 
-    def run(self, values: Mapping[Site, Any], read: Sequence[Site | str] = ()) -> "Run":
-        """Logits and vectors at sites, with their graph under grad mode, given vectors or functions of them at sites."""
+    def run(self, values: Mapping[Site, Any], read: Sequence[Site | str] = (), *, norms: bool = True) -> "Run":
+        """Logits and vectors at sites, with their graph under grad mode, given vectors or functions of them at sites.
+
+        Without `norms` only attention is held.
+        """
         fixed = {site: value if callable(value) else _instead(value) for site, value in values.items()}
         edits: dict[Site, Callable[..., Tensor]] = {}
-        for path, norm in self._norms.items():
-            if Site(None, f"{path}:in") not in edits and self._runs(path):
+        for path, norm in self._norms.items() if norms else ():
+            if self._runs(path):
                 edits |= self._hold(path, norm)
         for site, edit in fixed.items():
             port = self.subject.plan.port(site)
@@ -153,12 +154,3 @@ class _Affine:
         off = float((self(x, scale) - y).abs().max() / y.abs().max().clamp_min(1e-30))
         if off > 1e-3:
             raise ValueError(f"{path} is no affine map once its denominator is held (off by {off:.1e} of its largest)")
-
-
-def sources(subject: "Subject") -> list[Site]:
-    """Where vectors enter the held model: the embedding, and what each MLP adds."""
-    return [Site(None, "embed"), *(Site(layer, "mlp_out") for layer in range(subject.layers))]
-
-
-def zero(held: Held) -> Float[Tensor, "text pos d"]:
-    return torch.zeros(*held.tokens.ids.shape, held.subject.d or 0, dtype=held.subject.dtype)

@@ -112,18 +112,39 @@ class _Run:
     def _nodes(self) -> list[dict[str, Any]]:
         a = self.active
         rows = [
-            {"kind": "latent", "layer": layer, "pos": pos, "latent": latent, "value": value, "label": f"{layer}/{latent} at {pos}"}
+            {
+                "kind": "latent",
+                "layer": layer,
+                "pos": pos,
+                "latent": latent,
+                "value": value,
+                "label": f"{layer}/{latent} at {pos}",
+            }
             for layer, pos, latent, value in zip(*(t.tolist() for t in (a.layer, a.pos, a.latent, a.pre)), strict=True)
         ]
         size = {layer: self.left[layer].norm(dim=-1).tolist() for layer in self.layers}
         rows += [
-            {"kind": "error", "layer": layer, "pos": pos, "latent": -1, "value": size[layer][pos], "label": f"error {layer} at {pos}"}
+            {
+                "kind": "error",
+                "layer": layer,
+                "pos": pos,
+                "latent": -1,
+                "value": size[layer][pos],
+                "label": f"error {layer} at {pos}",
+            }
             for layer in self.layers
             for pos in range(self.count)
         ]
         words = self.subject.words(self.tokens.ids[0]) if self.subject.tokenizer else self.tokens.ids[0].tolist()
         rows += [
-            {"kind": "token", "layer": -1, "pos": pos, "latent": -1, "value": float(self.words[pos].norm()), "label": str(word)}
+            {
+                "kind": "token",
+                "layer": -1,
+                "pos": pos,
+                "latent": -1,
+                "value": float(self.words[pos].norm()),
+                "label": str(word),
+            }
             for pos, word in enumerate(words)
         ]
         names = [*(f"decoder bias {layer}" for layer in self.layers), "model's biases", "encoder bias"]
@@ -133,7 +154,14 @@ class _Run:
             for layer, name in zip(at, names, strict=True)
         ]
         rows += [
-            {"kind": "logit", "layer": len(self.layers), "pos": self.count - 1, "latent": -1, "value": value, "label": goal.label}
+            {
+                "kind": "logit",
+                "layer": len(self.layers),
+                "pos": self.count - 1,
+                "latent": -1,
+                "value": value,
+                "label": goal.label,
+            }
             for goal, value in zip(self.goals, self.values[len(a) :].tolist(), strict=True)
         ]
         return rows

@@ -1,0 +1,277 @@
+"""Held runs are the model's own and affine; rows of graphs add up, are the truth of a linear toy, and predict."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from workbench.circuits import faithful, targets
+from workbench.circuits.graph import Graph, frame
+from workbench.circuits.tracers.transcoder import trace
+from workbench.dictionary import Dictionary, decoders, encoders, recipe, sparsifiers
+from workbench.site import Site
+from workbench.subject import Subject
+from workbench.subject.freeze import Held
+from workbench.testbeds import subject, world
+
+IDS = torch.arange(12)[None] * 5 % 90 + 3
+KINDS = ("gpt2", "llama", "neox", "neox_serial", "qwen3", "gemma2", "gemma3")
+
+
+def model(kind, dtype=torch.float64):
+    import transformers as tr
+
+    torch.manual_seed(0)
+    args = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 100,
+    }
+    grouped = args | {"num_key_value_heads": 2, "head_dim": 8}
+    made = {
+        "gpt2": lambda: tr.GPT2LMHeadModel(
+            tr.GPT2Config(vocab_size=100, n_embd=32, n_layer=3, n_head=4, n_positions=32)
+        ),
+        "llama": lambda: tr.LlamaForCausalLM(tr.LlamaConfig(**grouped)),
+        "neox": lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**args)),
+        "neox_serial": lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**args, use_parallel_residual=False)),
+        "qwen3": lambda: tr.Qwen3ForCausalLM(tr.Qwen3Config(**grouped)),
+        "gemma2": lambda: tr.Gemma2ForCausalLM(tr.Gemma2Config(**grouped, sliding_window=4, query_pre_attn_scalar=8)),
+        "gemma3": lambda: tr.Gemma3ForCausalLM(tr.Gemma3TextConfig(**grouped, sliding_window=4)),
+    }[kind]()
+    for p in made.parameters():  # biases and gains that say something
+        if p.ndim == 1:
+            p.data += 0.2 * torch.randn_like(p)
+    return Subject(made.to(dtype), name=kind, dtype=dtype)
+
+
+def transcoders(s, seed=0, **kinds):
+    """Untrained: rows add up whatever the dictionaries are."""
+    torch.manual_seed(seed)
+    found = {}
+    for layer in range(s.layers):
+        d = recipe("skip_transcoder" if layer else "transcoder", d=s.d, latents=64, k=6, seed=layer).dictionary
+        found[layer] = unsettled(d, s)
+    return found
+
+
+def unsettled(d, s):
+    for name, p in d.named_parameters():
+        if "bias" in name or "skip" in name:
+            nn.init.normal_(p, std=0.05)
+    d.set_scale_(1.3, 0.8)
+    return d.to(s.dtype).freeze()
+
+
+def crosslayer(s):
+    d = recipe("crosslayer_transcoder", d=s.d, latents=64 * s.layers, sites=s.layers, k=8).dictionary
+    d.sparsifier.threshold.fill_(0.02)
+    return unsettled(d, s)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_held_run_is_the_models_own_and_affine(kind):
+    s = model(kind)
+    held, sites = Held(s, IDS), [Site(None, "embed"), *(Site(i, "mlp_out") for i in range(3))]
+    torch.testing.assert_close(held.run({}).logits, s.run(IDS).logits.double(), rtol=1e-6, atol=1e-6)
+    clean = held.run({}, sites).h
+    with torch.no_grad():
+        other = {site: v.std() * torch.randn_like(v) for site, v in clean.items()}
+
+        def out(values):
+            return held.run(values, ["2.mlp_in"]).h.popitem()[1]
+
+        both = out({site: clean[site] + other[site] for site in sites})
+        apart = out(clean) + out(other) - out({site: torch.zeros_like(v) for site, v in clean.items()})
+    torch.testing.assert_close(both, apart, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(both, out(clean), atol=1e-2), "the test moved nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["per layer", "one layer", "cross-layer"])
+def test_every_row_adds_up(kind, how):
+    s = model(kind)
+    t = {"per layer": transcoders, "one layer": lambda s: {1: transcoders(s)[1]}, "cross-layer": crosslayer}[how](s)
+    graph = trace(s, IDS, t, progress=False)
+    assert graph.of("latent").sum() > 20 and len(graph.targets) == graph.of("latent", "logit").sum()
+    assert float(graph.misses().max()) < (1e-7 if "gemma" in kind else 1e-8)  # Gemma's norms work in float32
+    few = trace(s, IDS, t, budget=10, progress=False)
+    assert few.of("latent").sum() == 10 and few.of("unexplored").any()
+    assert float(few.misses().max()) < 1e-7
+    single = model(kind, torch.float32)
+    part = trace(
+        single, IDS, {k: v.float() for k, v in t.items()} if isinstance(t, dict) else t.float(), progress=False
+    )
+    assert float(part.check().misses().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "gemma3"])
+def test_a_column_is_what_adding_the_nodes_vector_does(kind):
+    """Held, each MLP what it adds and its skip: one more of a node's vector moves every target by its edge."""
+    s = model(kind)
+    t, sites = transcoders(s), [Site(i, "mlp_out") for i in range(3)]
+    graph, held = trace(s, IDS, t, progress=False), Held(s, IDS)
+    reads, out = [Site(i, "mlp_in") for i in range(3)], Site(None, f"{s.plan.unembed}:out")
+    clean = held.run({}, [*reads, *sites, out]).h
+    keep = s.exclusion.by_token(s.tokens(IDS), s.special_ids)[0]
+
+    def run(where, pos, vector):
+        seen = {}
+
+        def write(layer):
+            def edit(h, at):
+                value = clean[sites[layer]].clone()
+                if t[layer].skip is not None:
+                    moved = seen[layer] - clean[reads[layer]]
+                    value += t[layer].skip(moved * t[layer].scale_in) / t[layer].scale_out * keep[:, None]
+                if layer == where:
+                    value[:, pos] += vector
+                return value
+
+            return edit
+
+        edits = {reads[i]: (lambda h, at, i=i: seen.setdefault(i, h)) for i in range(3)}
+        with torch.no_grad():
+            return held.run(edits | {sites[i]: write(i) for i in range(3)}, [*reads, out]).h
+
+    rows = graph.nodes[graph.nodes["kind"].isin(["latent", "error"])].groupby("kind").sample(6, random_state=0)
+    aims = targets.likely(s, clean[out][0, -1])
+    for number, node in rows.iterrows():
+        layer, pos = int(node["layer"]), int(node["pos"])
+        x = clean[reads[layer]][0]
+        if node["kind"] == "latent":
+            code = t[layer].encode(x).to_dense()[pos, node["latent"]]
+            vector = code * t[layer].atoms([node["latent"]])[0]
+        else:
+            y = t[layer].reconstruct(x)[pos] * keep[pos]
+            vector = clean[sites[layer]][0, pos] - y
+        after = run(layer, pos, vector)
+        for i, target in enumerate(graph.targets.tolist()):
+            aim = graph.nodes.iloc[target]
+            if aim["kind"] == "logit":
+                moved = aims[i].of.double() @ (after[out] - clean[out])[0, -1]
+            else:
+                d, at = t[int(aim["layer"])], int(aim["pos"])
+                pre = [
+                    d.encoder(v[reads[int(aim["layer"])]][0] * d.scale_in, d.decoder)[at, aim["latent"]]
+                    for v in (after, clean)
+                ]
+                moved = pre[0] - pre[1]
+            size = graph.edges[i].abs().sum()
+            assert abs(moved - graph.edges[i, number]) < 1e-6 * size, (node["label"], aim["label"])
+
+
+def test_a_linear_circuit_gives_its_path_products():
+    """The two-hop world as a GPT-2 whose attention writes nothing and whose MLPs are the two maps."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    toy = world("two_hop")
+    truth, rows = toy.truth, toy.sample(40, 0)
+    m = GPT2LMHeadModel(
+        GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=8, tie_word_embeddings=False)
+    )
+    m.transformer.wte.weight.data = rows.x.clone()
+    m.transformer.wpe.weight.data.zero_()
+    m.transformer.ln_f = nn.Identity()
+    maps = [toy.model.first, toy.model.second]
+    for block, linear in zip(m.transformer.h, maps, strict=True):
+        block.ln_1, block.ln_2, block.mlp = nn.Identity(), nn.Identity(), linear
+        for p in block.attn.c_proj.parameters():
+            p.data.zero_()
+    m.lm_head.weight.data.zero_()
+    m.lm_head.weight.data[:5] = truth.targets
+    s = Subject(m.double(), name="two_hop", dtype=torch.float64, sites={
+        "blocks": "transformer.h", "mlp_in": "transformer.h.{layer}.mlp:in", "mlp_out": "transformer.h.{layer}.mlp:out",
+        "unembed": "lm_head"})  # fmt: skip
+
+    def transcoder(reads, writes):
+        n = len(reads)
+        d = Dictionary(encoders.Linear((32,), n, center=False), sparsifiers.Given(signed=True), decoders.Linear(n, (32,)))
+        d.encoder.weight.data, d.decoder.weight.data = reads.T.clone(), writes.clone()
+        return d.double().freeze()
+
+    into = truth.second @ truth.middles + truth.direct @ truth.sources
+    t = {0: transcoder(truth.first @ truth.sources, truth.middles), 1: transcoder(into, truth.targets)}
+    ids = torch.tensor([[0, 7, 19, 23]])
+    aims = [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)]
+    graph = trace(s, ids, t, aims, progress=False).check(1e-6)
+    nodes = graph.nodes.reset_index(names="node")
+    row = {int(n): i for i, n in enumerate(graph.targets)}
+    for pos in (1, 2, 3):  # the first position is left out of dictionaries
+        code = rows.code[ids[0, pos]].double()
+        middle, here = truth.first.double() @ code, nodes[nodes["pos"] == pos]
+        token = int(here[here["kind"] == "token"]["node"].iloc[0])
+        for m_ in here[(here["kind"] == "latent") & (here["layer"] == 0)].itertuples():
+            assert graph.edges[row[m_.node], token] == pytest.approx(float(middle[m_.latent]), abs=1e-6)
+            for y in here[(here["kind"] == "latent") & (here["layer"] == 1)].itertuples():
+                product = float(truth.second[y.latent, m_.latent] * middle[m_.latent])
+                assert graph.edges[row[y.node], m_.node] == pytest.approx(product, abs=1e-6)
+                direct = float(truth.direct[y.latent].double() @ code)
+                assert graph.edges[row[y.node], token] == pytest.approx(direct, abs=1e-6)
+    last = rows.code[ids[0, -1]].double()
+    total = faithful.predicted(graph)
+    token = nodes[(nodes["kind"] == "token") & (nodes["pos"] == 3)]["node"].iloc[0]
+    by_paths = (truth.paths.double() @ last[:, None])[..., 0].sum(1)
+    torch.testing.assert_close(total[:, token], by_paths, rtol=1e-6, atol=1e-6)
+    latent = nodes[(nodes["kind"] == "latent") & (nodes["pos"] == 3)]["node"].tolist()
+    seen = faithful.observed(s, ids, t, graph, latent, aims)
+    torch.testing.assert_close(total[:, latent], seen, rtol=1e-6, atol=1e-6)
+
+
+def by_hand():
+    """Two tokens, a latent, an error and a logit: logit = 3 latent - 1 error, latent = 2 token0 + 1 bias - 1 token1."""
+    rows = [
+        {"kind": "token", "label": "a"}, {"kind": "token", "label": "b"}, {"kind": "bias", "label": "bias"},
+        {"kind": "latent", "label": "l", "value": 2.0}, {"kind": "error", "label": "e"},
+        {"kind": "logit", "label": "y", "value": 2.0},
+    ]  # fmt: skip
+    table = frame([{"layer": 0, "pos": 0, "latent": -1, "value": 0.0} | r for r in rows])
+    edges = torch.tensor([[0, 0, 0, 3.0, -1.0, 0], [2.0, -1.0, 1.0, 0, 0, 0]])
+    return Graph(table, edges, torch.tensor([5, 3]), torch.tensor([1.0, 0.0]))
+
+
+def test_influence_scores_and_paths_by_hand():
+    g = by_hand().check()
+    assert g.influence().tolist() == pytest.approx([3 / 8, 3 / 16, 3 / 16, 3 / 4, 1 / 4, 0])
+    scores = g.scores()
+    assert scores["replacement"] == pytest.approx((9 / 16) / 1)
+    assert scores["replacement_as_circuit_tracer"] == pytest.approx(0.75)
+    assert scores["completeness"] == pytest.approx((3 / 4 + 3 / 4 * 3 / 4) / (7 / 4))
+    assert scores["completeness_as_circuit_tracer"] == pytest.approx((3 / 4 + 3 / 4) / (7 / 4))
+    assert [(round(p, 4), path) for p, path in g.paths(3)] == [(0.375, [0, 3, 5]), (0.25, [4, 5]), (0.1875, [2, 3, 5])]
+    assert faithful.predicted(g).tolist() == [pytest.approx([3.0, -1.5, 1.5, 3.0, -1.0, 0.0])]
+
+
+def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
+    g = by_hand().prune(nodes=0.6, edges=0.9)
+    assert g.nodes["label"].tolist() == ["a", "b", "l", "y"]
+    whole = by_hand().prune(1.0, 1.0)
+    assert isinstance(whole.nodes, pd.DataFrame) and len(whole.nodes) == 6 and torch.equal(whole.edges, by_hand().edges)
+    with pytest.raises(ValueError, match="nodes is a share"):
+        by_hand().prune(nodes=0)
+
+
+def test_a_row_that_does_not_add_up_is_named():
+    g = by_hand()
+    g.edges[0, 3] = 4.0
+    with pytest.raises(ValueError, match="the row of y adds up to 3, its value is 2"):
+        g.check()
+
+
+def test_bad_calls_are_one_line():
+    s = subject("tiny_text_gelu")
+    t = {0: recipe("transcoder", d=128, latents=64, k=4).dictionary.freeze()}
+    with pytest.raises(ValueError, match="one text, got 2"):
+        trace(s, torch.ones(2, 5).long(), t)
+    with pytest.raises(ValueError, match="budget is the number"):
+        trace(s, torch.ones(1, 5).long(), t, budget=0)
+    with pytest.raises(ValueError, match=r"layers 0 to 1, transcoders are given for \[2\]"):
+        trace(s, torch.ones(1, 5).long(), {2: t[0]})
+    with pytest.raises(ValueError, match="does not look its attention up"):
+        Held(Subject(nn.Sequential(nn.Linear(4, 4))), torch.ones(2, 4))
+    g = trace(s, torch.arange(2, 8)[None], t, progress=False)
+    token = int(g.of("token").nonzero()[0, 0])
+    with pytest.raises(ValueError, match="only latents are intervened on"):
+        faithful.observed(s, torch.arange(2, 8)[None], t, g, [token], targets.difference(s, 5, 6))

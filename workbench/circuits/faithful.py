@@ -1,0 +1,89 @@
+"""Is a graph right? What it predicts for an intervention, beside what the model does."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..dictionary import Dictionary
+from ..site import Site
+from ..subject import Subject
+from ..subject.freeze import Held
+from . import replacement
+from .graph import Graph
+from .targets import Target
+
+
+def predicted(graph: Graph) -> Float[Tensor, "logit node"]:
+    """What each weighted target loses when a node is taken away, over all paths: the signed (I - A)^-1.
+
+    A latent that gets x less of its pre-activation passes on x / pre-activation less of what it writes.
+    """
+    aims = (graph.weights > 0).nonzero()[:, 0]
+    values, total = graph.values, torch.zeros(len(aims), len(graph.nodes), dtype=graph.edges.dtype)
+    passes = graph.of("latent")[graph.targets]
+    at = torch.zeros(len(aims), len(graph.targets), dtype=graph.edges.dtype)
+    at[torch.arange(len(aims)), aims] = 1
+    for _ in range(len(graph.nodes) + 1):
+        step = at @ graph.edges
+        if not step.any():
+            return total
+        total += step
+        at = torch.where(passes, step[:, graph.targets] / values, 0)
+    raise ValueError("the graph has a cycle: a node feeds one that feeds it")
+
+
+@torch.no_grad()
+def observed(
+    subject: Subject,
+    prompt: Any,
+    transcoders: Mapping[int, Dictionary] | Dictionary,
+    graph: Graph,
+    nodes: Sequence[int],
+    targets: Sequence[Target],
+    *,
+    frozen: bool = True,
+    factor: float = 0.0,
+) -> Float[Tensor, "logit node"]:
+    """What each target loses in the model itself when a latent's writing is multiplied by `factor`, one run for each.
+
+    MLPs are the model's own and react; attention patterns are held when `frozen`, norms never. Divided by 1 - factor,
+    so that it compares with `predicted`. Raises ValueError for nodes that are no latents.
+    """
+    if factor == 1:
+        raise ValueError("factor=1 changes nothing: give another, 0 takes the latent away")
+    held, layers = Held(subject, prompt), range(subject.layers)
+    keep = subject.exclusion.by_token(held.tokens, subject.special_ids)[0]
+    out = Site(None, f"{subject.plan.unembed}:out")
+    clean = held.run({}, [*(Site(layer, "mlp_in") for layer in layers), out]).h
+    active, written = replacement.put(transcoders, {i: clean[Site(i, "mlp_in")][0] for i in layers}, keep)
+    place = {
+        (int(a), int(b), int(c)): i
+        for i, (a, b, c) in enumerate(zip(active.layer, active.pos, active.latent, strict=True))
+    }
+    of = torch.stack([t.of for t in targets]).to(clean[out].dtype)
+    before, lost = of @ clean[out][0, -1], []
+    for node in nodes:
+        row = graph.nodes.iloc[node]
+        if row["kind"] != "latent":
+            raise ValueError(f"only latents are intervened on, node {node} is {row['kind']}: {row['label']}")
+        one = place[int(row["layer"]), int(row["pos"]), int(row["latent"])]
+        edits = {}
+        for layer, w in written.items():
+            change = (factor - 1) * w.what[w.by == one].sum(0)
+            if change.any():
+                edits[Site(layer, "mlp_out")] = _adds(int(row["pos"]), change)
+        run = held.run(edits, [out], norms=False) if frozen else subject._run(held.tokens, edits, [out], grad=True)
+        lost.append((before - of @ run.h[out][0, -1]) / (1 - factor))
+    return torch.stack(lost, 1)
+
+
+def _adds(pos: int, change: Tensor) -> Any:
+    def edit(h: Tensor, at: Any) -> Tensor:
+        h = h.clone()
+        h[:, pos] += change.to(h.dtype)
+        return h
+
+    return edit
