@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier transcoders mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -57,6 +57,10 @@ effects-short: $(STAMP)  ## one seed of what holds
 frontier: $(STAMP)  ## FVU and delta-CE against L0, ten variants on SmolLM2-135M (docs/frontier.webp)
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) bench/frontier.py
+
+transcoders: $(STAMP)  ## a skip transcoder for each layer of SmolLM2-135M, into the cache (20 minutes on two cores)
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(VENV)/bin/workbench transcoders smollm2-135m
 
 torture: $(STAMP)  ## 40 kills of harvest, 100 of training, 500 byte flips (docs/measurements.md)
 	$(PY) bench/torture.py --record

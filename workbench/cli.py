@@ -1,4 +1,4 @@
-"""The command line: report, doctor, fetch. A user's mistake is one line and exit code 2; a failed run is 1."""
+"""The command line: report, doctor, fetch, transcoders. A mistake is one line and exit code 2; a failed run is 1."""
 
 import argparse
 import json
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetch = commands.add_parser("fetch", help="bring a named model into the cache")
     fetch.add_argument("name")
     fetch.add_argument("--accept-terms", action="store_true", help="accept the model's own terms of use")
+    transcoders = commands.add_parser("transcoders", help="train a transcoder for every layer, into the cache")
+    transcoders.add_argument("name")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("papermill").setLevel(logging.WARNING)
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return {"report": run_report, "doctor": run_doctor, "fetch": run_fetch}[given.command](given)
+        runs = {"report": run_report, "doctor": run_doctor, "fetch": run_fetch, "transcoders": run_transcoders}
+        return runs[given.command](given)
     except (ValueError, TypeError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2
@@ -68,6 +71,15 @@ def run_fetch(given: argparse.Namespace) -> int:
     from .subject import offline
 
     print(offline.folder(given.name, accept_terms=given.accept_terms))
+    return 0
+
+
+def run_transcoders(given: argparse.Namespace) -> int:
+    from .regimes import layers
+    from .subject import Subject
+
+    trained = layers.transcoders(Subject(given.name, dtype="auto"))
+    print(trained.quality.round(3).to_string(index=False), trained.folder, sep="\n")
     return 0
 
 
