@@ -1,5 +1,7 @@
 """Held runs are the model's own and affine; rows of graphs add up, are the truth of a linear toy, and predict."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from workbench.circuits import faithful, targets
 from workbench.circuits.graph import Graph, frame
-from workbench.circuits.tracers.transcoder import trace
+from workbench.circuits.tracers.transcoder import Tracing, trace
 from workbench.dictionary import Dictionary, decoders, encoders, recipe, sparsifiers
 from workbench.site import Site
 from workbench.subject import Subject
@@ -15,7 +17,54 @@ from workbench.subject.freeze import Held
 from workbench.testbeds import subject, world
 
 IDS = torch.arange(12)[None] * 5 % 90 + 3
-KINDS = ("gpt2", "llama", "neox", "neox_serial", "qwen3", "gemma2", "gemma3")
+KINDS = ("gpt2", "llama", "neox", "neox_serial", "qwen3", "gemma2", "gemma3", "torch")
+
+
+class Attention(nn.Module):
+    """Torch's own function, or a softmax by hand."""
+
+    def __init__(self, d, heads, by_hand):
+        super().__init__()
+        self.heads, self.by_hand = heads, by_hand
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def forward(self, x):
+        q, k, v = (z.unflatten(-1, (self.heads, -1)).transpose(1, 2) for z in self.qkv(x).chunk(3, -1))
+        if self.by_hand:
+            z = (q @ k.mT).tril().softmax(-1) @ v
+        else:
+            z = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(z.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, d, heads, by_hand):
+        super().__init__()
+        self.ln1, self.ln2, self.attn = nn.LayerNorm(d), nn.LayerNorm(d), Attention(d, heads, by_hand)
+        self.mlp = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
+
+    def forward(self, x):
+        x = x + self.attn(self.ln1(x))
+        return x + self.mlp(self.ln2(x))
+
+
+class Own(nn.Module):
+    """A language model that is not of transformers."""
+
+    def __init__(self, d=32, layers=3, heads=4, vocab=100, by_hand=False):
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=vocab)
+        self.embed, self.norm, self.head = nn.Embedding(vocab, d), nn.LayerNorm(d), nn.Linear(d, vocab)
+        self.blocks = nn.ModuleList(Block(d, heads, by_hand) for _ in range(layers))
+
+    def get_input_embeddings(self):
+        return self.embed
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
 
 
 def model(kind, dtype=torch.float64):
@@ -39,6 +88,7 @@ def model(kind, dtype=torch.float64):
         "neox_serial": lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**args, use_parallel_residual=False)),
         "qwen3": lambda: tr.Qwen3ForCausalLM(tr.Qwen3Config(**grouped)),
         "gemma2": lambda: tr.Gemma2ForCausalLM(tr.Gemma2Config(**grouped, sliding_window=4, query_pre_attn_scalar=8)),
+        "torch": Own,
         "gemma3": lambda: tr.Gemma3ForCausalLM(tr.Gemma3TextConfig(**grouped, sliding_window=4)),
     }[kind]()
     for p in made.parameters():  # biases and gains that say something
@@ -188,7 +238,9 @@ def test_a_linear_circuit_gives_its_path_products():
 
     def transcoder(reads, writes):
         n = len(reads)
-        d = Dictionary(encoders.Linear((32,), n, center=False), sparsifiers.Given(signed=True), decoders.Linear(n, (32,)))
+        d = Dictionary(
+            encoders.Linear((32,), n, center=False), sparsifiers.Given(signed=True), decoders.Linear(n, (32,))
+        )
         d.encoder.weight.data, d.decoder.weight.data = reads.T.clone(), writes.clone()
         return d.double().freeze()
 
@@ -251,6 +303,39 @@ def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
     assert isinstance(whole.nodes, pd.DataFrame) and len(whole.nodes) == 6 and torch.equal(whole.edges, by_hand().edges)
     with pytest.raises(ValueError, match="nodes is a share"):
         by_hand().prune(nodes=0)
+    assert by_hand().prune(1.0, 1.0, most=4).nodes["label"].tolist() == ["a", "b", "l", "y"]
+    assert len(by_hand().prune(1.0, 1.0, most=6).nodes) == 6
+    with pytest.raises(ValueError, match="most must be 3 or more, the number of tokens and logits, got 2"):
+        by_hand().prune(most=2)
+
+
+def test_what_was_not_visited_is_counted():
+    s = model("llama")
+    t, last = transcoders(s), 0.0
+    for budget in (4, 16, 64):
+        graph = trace(s, IDS, t, budget=budget, progress=False)
+        scores = graph.scores()
+        ends = graph.influence()[graph.of("token", "error", "bias", "unexplored")].sum()
+        assert float(ends) == pytest.approx(float(graph.weights.sum())), "every path ends somewhere"
+        assert last < scores["explored"] < 1
+        last = scores["explored"]
+    assert trace(s, IDS, t, progress=False).scores()["explored"] == 1
+
+
+def test_influence_in_the_making_is_that_of_the_graph():
+    s = model("gpt2")
+    run = Tracing(s, IDS, transcoders(s), progress=False)
+    which = torch.arange(len(run.active) + len(run.goals))
+    edges = run.rows(which)
+    graph = run.merged(edges, which)
+    torch.testing.assert_close(run.influence(edges, which), graph.influence())
+
+
+def test_a_difference_of_several_tokens_is_that_of_their_means():
+    s = model("gpt2")
+    [one] = targets.difference(s, [3, 4, 5], 7)
+    logits = s.run(IDS).logits[0, -1].float()
+    assert float(logits @ one.of) == pytest.approx(float(logits[3:6].mean() - logits[7]), abs=1e-5)
 
 
 def test_a_row_that_does_not_add_up_is_named():
@@ -269,8 +354,10 @@ def test_bad_calls_are_one_line():
         trace(s, torch.ones(1, 5).long(), t, budget=0)
     with pytest.raises(ValueError, match=r"layers 0 to 1, transcoders are given for \[2\]"):
         trace(s, torch.ones(1, 5).long(), {2: t[0]})
-    with pytest.raises(ValueError, match="does not look its attention up"):
-        Held(Subject(nn.Sequential(nn.Linear(4, 4))), torch.ones(2, 4))
+    with pytest.raises(ValueError, match="3 layers of own attend, 0 of them by"):
+        Held(Subject(Own(by_hand=True), name="own"), IDS)
+    with pytest.raises(ValueError, match="a graph ends in logits"):
+        trace(Subject(nn.Sequential(nn.Linear(4, 4)), name="line"), torch.ones(1, 4).long(), t)
     g = trace(s, torch.arange(2, 8)[None], t, progress=False)
     token = int(g.of("token").nonzero()[0, 0])
     with pytest.raises(ValueError, match="only latents are intervened on"):

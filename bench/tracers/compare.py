@@ -10,6 +10,7 @@ let it have them here. The last row is ours alone: a prompt of 1,024 tokens, its
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import subprocess
@@ -37,7 +38,7 @@ from workbench.subject import offline
 
 HERE = Path(__file__).parent
 install.HERE = HERE  # its freezes are here: the rows of trainers do not hang on them
-NAME, TURNS = "smollm2-135m", 2
+NAME, TURNS, TOKENIZER = "smollm2-135m", 2, "tokenizer_config.json"
 TEXT = "Then, Mary and John went to the store. John gave a drink to"
 TESTED = ["workbench/circuits/*.py", "workbench/circuits/tracers/transcoder.py", "workbench/subject/freeze.py"]
 
@@ -66,6 +67,19 @@ def export(path: Path) -> int:
     return int(k)
 
 
+def readable(home: Path) -> Path:
+    """The model's folder as transformers 4 can read it: its tokenizer is described otherwise."""
+    folder = home / "model"
+    folder.mkdir()
+    for path in offline.folder(NAME).iterdir():
+        (folder / path.name).symlink_to(path)
+    said = json.loads((folder / TOKENIZER).read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    said.pop("extra_special_tokens", None)
+    (folder / TOKENIZER).unlink()
+    (folder / TOKENIZER).write_text(json.dumps(said))
+    return folder
+
+
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """One graph in this process."""
     torch.set_num_threads(job["threads"])
@@ -74,6 +88,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     if not job["long"]:
         subject.exclusion = Exclusion(first=False, special=False)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what loading freed goes back, or the graph would seem to need less
     before = 0 if job["long"] else status("VmRSS")
     reset()
     began = time.perf_counter()
@@ -132,7 +147,7 @@ def main() -> None:
     subject = Subject(NAME)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        job = {"model": str(offline.folder(NAME)), "transcoders": str(home / "transcoders.safetensors"),
+        job = {"model": str(readable(home)), "transcoders": str(home / "transcoders.safetensors"),
                "layers": subject.layers, "threads": torch.get_num_threads(), "batch": options.batch,
                "budget": options.budget, "long": False, "k": export(home / "transcoders.safetensors"),
                "ids": [0, *subject.tokens(TEXT).ids[0].tolist()]}  # fmt: skip

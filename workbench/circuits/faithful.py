@@ -72,7 +72,7 @@ def observed(
         one = place[int(row["layer"]), int(row["pos"]), int(row["latent"])]
         edits = {}
         for layer, w in written.items():
-            change = (factor - 1) * w.what[w.by == one].sum(0)
+            change = (factor - 1) * w.what()[w.by == one].sum(0)
             if change.any():
                 edits[Site(layer, "mlp_out")] = _adds(int(row["pos"]), change)
         run = held.run(edits, [out], norms=False) if frozen else subject._run(held.tokens, edits, [out], grad=True)

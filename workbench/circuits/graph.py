@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 KINDS = ("latent", "error", "token", "bias", "unexplored", "logit")
 ROW = 1e-3  # a row may miss its target by this share of the sum of its absolute terms
+ENDS = ("token", "error", "bias")  # what nothing feeds
 LEFT_OUT = ("bias", "unexplored")  # what circuit-tracer has no nodes for
 
 
@@ -75,7 +76,11 @@ class Graph:
         """Replacement: the tokens' part of what tokens and errors influence. Completeness: how little of every target,
         by its influence, is error. `replacement` and `completeness` count bias and unexplored nodes as not explained;
         `..._as_circuit_tracer` leave them out of the graph (Ameisen et al. 2025; decoderesearch/circuit-tracer).
+        `explored`: the share of the influence that ends in tokens, errors and biases, not in what was not visited.
+        All are within 0..1, higher is better.
         """
+        found = self.influence()
+        ends, lost_there = (float(found[self.of(*kinds)].sum()) for kinds in (ENDS, ("unexplored",)))
         plain = self.without(*LEFT_OUT)
         lost = ("error", *LEFT_OUT)
         return {
@@ -83,6 +88,7 @@ class Graph:
             "completeness": _completeness(self, lost),
             "replacement_as_circuit_tracer": _replacement(plain, ("error",)),
             "completeness_as_circuit_tracer": _completeness(plain, ("error",)),
+            "explored": ends / max(ends + lost_there, 1e-30),
         }
 
     def without(self, *kinds: str) -> "Graph":
@@ -101,15 +107,24 @@ class Graph:
             weights=self.weights[rows],
         )
 
-    def prune(self, nodes: int | float = 0.8, edges: int | float = 0.98) -> "Graph":
+    def prune(self, nodes: int | float = 0.8, edges: int | float = 0.98, *, most: int | None = None) -> "Graph":
         """The nodes that carry a share of the influence, then the edges that do, then nothing that leads nowhere.
 
-        Tokens and logits stay. Dropped edges are 0.
+        Tokens and logits stay. Dropped edges are 0. `most` nodes in all, tokens and logits among them: those of most
+        influence where the share would take more. Raises ValueError for shares that are none, and for `most` below the
+        number of tokens and logits.
         """
         for name, share in (("nodes", nodes), ("edges", edges)):
             if not 0 < share <= 1:
                 raise ValueError(f"{name} is a share of the influence within 0..1, got {share}")
-        kept = self.only(_leading(self.influence(), nodes) | self.of("token", "logit"))
+        found, always = self.influence(), self.of("token", "logit")
+        chosen = _leading(found, nodes)
+        if most is not None:
+            if most < (room := int(always.sum())):
+                raise ValueError(f"most must be {room} or more, the number of tokens and logits, got {most}")
+            others = torch.where(always, -1.0, found).argsort(descending=True)[most - room :]
+            chosen[others] = False
+        kept = self.only(chosen | always)
         strength = kept.shares() * (kept.influence()[kept.targets] + kept.weights)[:, None]
         kept = replace(kept, edges=torch.where(_leading(strength.flatten(), edges).view_as(strength), kept.edges, 0))
         while True:

@@ -37,12 +37,22 @@ def likely(subject: Subject, logits: Float[Tensor, " vocab"], *, mass: float = 0
 
 
 def difference(subject: Subject, first: Any, second: Any) -> list[Target]:
-    """logit(first) - logit(second); tokens as ids or as texts of one token."""
-    a, b = (_token(subject, t) for t in (first, second))
+    """logit(first) - logit(second); tokens as ids or as texts of one token, or lists of them, whose mean logit counts.
+
+    Raises ValueError for texts of several tokens.
+    """
     of = torch.zeros(subject.vocab or 0)
-    of[a] += 1
-    of[b] -= 1
-    return [Target(f"{first!r} - {second!r}", 1.0, of)]
+    for sign, given in ((1, first), (-1, second)):
+        tokens = [_token(subject, t) for t in (given if isinstance(given, list | tuple) else [given])]
+        for token in tokens:
+            of[token] += sign / len(tokens)
+    return [Target(f"{_named(first)} - {_named(second)}", 1.0, of)]
+
+
+def _named(given: Any) -> str:
+    if isinstance(given, list | tuple):
+        return _named(given[0]) if len(given) == 1 else f"{given[0]!r}..{given[-1]!r}"
+    return repr(given)
 
 
 def _token(subject: Subject, value: Any) -> int:

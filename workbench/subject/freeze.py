@@ -1,16 +1,18 @@
 """A prompt's run with attention patterns and norm denominators held: what is left is affine in what is added.
 
 The attention function is registered with transformers, so that any model that looks its attention up there is held,
-its own softmax, cap and mask kept. A norm is recognised by its class name and tried out: it must be a gain, a
-denominator and, for a LayerNorm, the removal of the mean.
+its own softmax, cap and mask kept; other models by torch's `scaled_dot_product_attention`. A norm is recognised by its
+class name and tried out: it must be a gain, a denominator and, for a LayerNorm, the removal of the mean.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..site import Site
@@ -23,23 +25,31 @@ NAME = "workbench_held"
 _current: list["Held"] = []  # the one that attends, under its subject's lock
 
 
+class Compared(NamedTuple):
+    """What one layer's heads compare and average, rotary positions applied, keys and values repeated over groups.
+
+    A score, before mask and cap, is `factor` x <query, key>.
+    """
+
+    query: Float[Tensor, "text head pos width"]
+    key: Float[Tensor, "text head pos width"]
+    value: Float[Tensor, "text head pos width_v"]
+    factor: float
+
+
 class Held:
     """One prompt, held. `run` gives what the model would with other vectors at its sites, nothing else changed.
 
-    `patterns` (text, head, query, key) by attention module, `scales` (text, pos, 1) by norm. `run({})` is the model's
-    own run, to rounding. Raises ValueError for a model whose attention is not looked up in transformers, and for a
-    norm that is not affine once its denominator is held.
+    `patterns` (text, head, query, key) by attention module, or by call where the model is not of transformers; `scales`
+    (text, pos, 1) by norm. `run({})` is the model's own run, to rounding. Raises ValueError for a model whose attention
+    is neither looked up in transformers nor torch's, and for a norm that is not affine once its denominator is held.
     """
 
     def __init__(self, subject: "Subject", tokens: Any):
-        if not hasattr(subject.model, "set_attn_implementation"):
-            raise ValueError(
-                f"{subject.name} does not look its attention up in transformers, so it cannot be held: "
-                "give a transformers model"
-            )
         self.subject, self.tokens = subject, subject.tokens(tokens)
         self.patterns: dict[str, Tensor] = {}
         self.scales: dict[str, Tensor] = {}
+        self._compared: dict[str, Compared | None] = {}  # by attention module, for those that are asked for
         self._paths = {id(module): path for path, module in subject._modules.items()}
         self._norms = {
             path: _Affine(module, subject)
@@ -48,6 +58,11 @@ class Held:
         }
         with torch.no_grad():
             self.run({})
+        if len(self.patterns) < len(subject.plan.attention):
+            raise ValueError(
+                f"{len(subject.plan.attention)} layers of {subject.name} attend, {len(self.patterns)} of them by "
+                "transformers' registry or torch's scaled_dot_product_attention: it cannot be held"
+            )
 
     def _within_attention(self, path: str) -> bool:
         """Norms of queries and keys make the pattern, which is held whole."""
@@ -70,6 +85,48 @@ class Held:
         with self._attending():
             return self.subject._run(self.tokens, edits, wanted, grad=True)  # in the model's own dtype
 
+    def compared(self, layer: int, values: Mapping[Site, Any] | None = None) -> Compared:
+        """A layer's queries, keys and values, given vectors at sites, with their graph under grad mode.
+
+        Norms of queries and keys are held too. Raises ValueError for a layer that there is not.
+        """
+        attention = self.subject.plan.attention
+        if not hasattr(self.subject.model, "set_attn_implementation"):
+            raise ValueError(f"{self.subject.name} is not of transformers: its queries and keys are not seen")
+        if not 0 <= layer < len(attention):
+            raise ValueError(f"layer must be 0 to {len(attention) - 1}, got {layer}")
+        path = attention[layer]
+        norms = {
+            name: module
+            for name, module in self.subject._modules.items()
+            if name.startswith(path + ".") and "norm" in type(module).__name__.lower()
+        }
+
+        def hold(name: str, norm: _Affine) -> Callable[..., Tensor]:
+            return lambda module, args, y: self._scaled(name, norm, args[0], y)
+
+        hooks = [m.register_forward_hook(hold(name, _Affine(m, self.subject))) for name, m in norms.items()]
+        self._compared[path] = None
+        try:
+            if not norms.keys() <= self.scales.keys():
+                with torch.no_grad():
+                    self.run({})  # the model's own vectors say the denominators
+            self.run(values or {})
+            found = self._compared[path]
+        finally:
+            for hook in hooks:
+                hook.remove()
+            del self._compared[path]
+        assert found is not None
+        return found
+
+    def _scaled(self, path: str, norm: "_Affine", x: Tensor, y: Tensor) -> Tensor:
+        """A norm with its denominator held; what it gives the first time says the denominator."""
+        if path not in self.scales:
+            self.scales[path] = norm.scale(x.detach(), y.detach())
+            norm.check(path, x.detach(), y.detach(), self.scales[path])
+        return norm(x, self.scales[path])
+
     def _runs(self, path: str) -> bool:
         return any(port.path == path for port in self.subject.plan.order)
 
@@ -81,16 +138,39 @@ class Held:
             return x
 
         def give(y: Tensor, at: Any) -> Tensor:
-            (x,) = received
-            if path not in self.scales:
-                self.scales[path] = norm.scale(x.detach(), y.detach())
-                norm.check(path, x.detach(), y.detach(), self.scales[path])
-            return norm(x, self.scales[path])
+            return self._scaled(path, norm, received[0], y)
 
         return {Site(None, f"{path}:in"): keep, Site(None, f"{path}:out"): give}
 
+    def _attending(self) -> AbstractContextManager[None]:
+        return self._looked_up() if hasattr(self.subject.model, "set_attn_implementation") else self._called()
+
     @contextmanager
-    def _attending(self) -> Iterator[None]:
+    def _called(self) -> Iterator[None]:
+        """Torch's own attention function, replaced for the time of a run; calls are told apart by their order."""
+        count, own = itertools.count(), nn.functional.scaled_dot_product_attention
+
+        def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+            name = f"attention {next(count)}"
+            if name not in self.patterns:
+                with torch.no_grad():  # what identity values give is the pattern
+                    ones = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
+                    self.patterns[name] = own(query, key, ones.expand(*key.shape[:-1], -1), *args, **options)
+            groups = query.shape[-3] // value.shape[-3] if value.ndim > 3 else 1
+            return self.patterns[name] @ value.repeat_interleave(groups, -3)
+
+        with self.subject.lock:
+            fast = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+            nn.functional.scaled_dot_product_attention = attend  # type: ignore[assignment]
+            try:
+                yield
+            finally:
+                nn.functional.scaled_dot_product_attention = own
+                torch.backends.mha.set_fastpath_enabled(fast)
+
+    @contextmanager
+    def _looked_up(self) -> Iterator[None]:
         from transformers import AttentionInterface, AttentionMaskInterface
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -116,6 +196,10 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
     held = _current[-1]
     path = held._paths[id(module)]
     spread = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    if path in held._compared:
+        factor = options.get("scaling")
+        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        held._compared[path] = Compared(query, keys, spread, query.shape[-1] ** -0.5 if factor is None else factor)
     if path not in held.patterns:
         with torch.no_grad():
             out, pattern = sys.modules[type(module).__module__].eager_attention_forward(
