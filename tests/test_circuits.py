@@ -1,5 +1,6 @@
 """Held runs are the model's own and affine; rows of graphs add up, are the truth of a linear toy, and predict."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import pandas as pd
@@ -8,9 +9,12 @@ import torch
 from torch import nn
 
 from workbench.circuits import faithful, targets
+from workbench.circuits.figure import figure
 from workbench.circuits.graph import Graph, frame
+from workbench.circuits.tracers import crosslayer as across
 from workbench.circuits.tracers.transcoder import Tracing, trace
 from workbench.dictionary import Dictionary, decoders, encoders, recipe, sparsifiers
+from workbench.dictionary.variants import crosslayer_transcoder as across_
 from workbench.site import Site
 from workbench.subject import Subject
 from workbench.subject.freeze import Held
@@ -147,6 +151,8 @@ def test_every_row_adds_up(kind, how):
     graph = trace(s, IDS, t, progress=False)
     assert graph.of("latent").sum() > 20 and len(graph.targets) == graph.of("latent", "logit").sum()
     assert float(graph.misses().max()) < (1e-7 if "gemma" in kind else 1e-8)  # Gemma's norms work in float32
+    if how == "cross-layer":
+        torch.testing.assert_close(across.trace(s, IDS, t, progress=False).edges, graph.edges)
     few = trace(s, IDS, t, budget=10, progress=False)
     assert few.of("latent").sum() == 10 and few.of("unexplored").any()
     assert float(few.misses().max()) < 1e-7
@@ -213,7 +219,8 @@ def test_a_column_is_what_adding_the_nodes_vector_does(kind):
             assert abs(moved - graph.edges[i, number]) < 1e-6 * size, (node["label"], aim["label"])
 
 
-def test_a_linear_circuit_gives_its_path_products():
+@cache
+def linear():
     """The two-hop world as a GPT-2 whose attention writes nothing and whose MLPs are the two maps."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -235,6 +242,17 @@ def test_a_linear_circuit_gives_its_path_products():
     s = Subject(m.double(), name="two_hop", dtype=torch.float64, sites={
         "blocks": "transformer.h", "mlp_in": "transformer.h.{layer}.mlp:in", "mlp_out": "transformer.h.{layer}.mlp:out",
         "unembed": "lm_head"})  # fmt: skip
+    return (
+        s,
+        truth,
+        rows,
+        torch.tensor([[0, 7, 19, 23]]),
+        [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)],
+    )
+
+
+def test_a_linear_circuit_gives_its_path_products():
+    s, truth, rows, ids, aims = linear()
 
     def transcoder(reads, writes):
         n = len(reads)
@@ -246,8 +264,6 @@ def test_a_linear_circuit_gives_its_path_products():
 
     into = truth.second @ truth.middles + truth.direct @ truth.sources
     t = {0: transcoder(truth.first @ truth.sources, truth.middles), 1: transcoder(into, truth.targets)}
-    ids = torch.tensor([[0, 7, 19, 23]])
-    aims = [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)]
     graph = trace(s, ids, t, aims, progress=False).check(1e-6)
     nodes = graph.nodes.reset_index(names="node")
     row = {int(n): i for i, n in enumerate(graph.targets)}
@@ -272,6 +288,30 @@ def test_a_linear_circuit_gives_its_path_products():
     torch.testing.assert_close(total[:, latent], seen, rtol=1e-6, atol=1e-6)
 
 
+def test_a_cross_layer_latent_writes_its_path_product_to_a_later_layer():
+    """The same circuit: first-layer latents for sources write the direct paths where the second layer writes."""
+    s, truth, rows, ids, aims = linear()
+    reads = [torch.cat([truth.first @ truth.sources, truth.sources]), truth.second @ truth.middles]
+    d = Dictionary(across_.Layers(2, 32, 28), sparsifiers.Given(signed=True), decoders.Linear(28, (2, 32)))
+    d.encoder.weight.data.zero_()
+    for layer, rows_ in enumerate(reads):
+        d.encoder.weight.data[layer, :, : len(rows_)] = rows_.T
+    writes = torch.zeros(28, 2, 32)
+    writes[:6, 0], writes[6:14, 1], writes[14:19, 1] = truth.middles, truth.direct.T @ truth.targets, truth.targets
+    d.decoder.weight.data = writes.flatten(1)
+    graph = across.trace(s, ids, d.double().freeze(), aims, progress=False).check(1e-6)
+    code, nodes = rows.code[ids[0, -1]].double(), graph.nodes.reset_index(names="node")
+    assert (graph.nodes[graph.nodes["kind"] == "error"]["value"] > 1e-5).sum() == 2, "only at the first position"
+    last = nodes[(nodes["kind"] == "latent") & (nodes["pos"] == 3)]
+    for node in last[(last["layer"] == 0) & (last["latent"] >= 6)].itertuples():
+        for i in range(5):
+            wanted = float(truth.direct[i, node.latent - 6] * code[node.latent - 6])
+            assert graph.edges[i, node.node] == pytest.approx(wanted, abs=1e-6)
+    token = nodes[(nodes["kind"] == "token") & (nodes["pos"] == 3)]["node"].iloc[0]
+    by_paths = (truth.paths.double() @ code[:, None])[..., 0].sum(1)
+    torch.testing.assert_close(faithful.predicted(graph)[:, token], by_paths, rtol=1e-6, atol=1e-6)
+
+
 def by_hand():
     """Two tokens, a latent, an error and a logit: logit = 3 latent - 1 error, latent = 2 token0 + 1 bias - 1 token1."""
     rows = [
@@ -294,6 +334,22 @@ def test_influence_scores_and_paths_by_hand():
     assert scores["completeness_as_circuit_tracer"] == pytest.approx((3 / 4 + 3 / 4) / (7 / 4))
     assert [(round(p, 4), path) for p, path in g.paths(3)] == [(0.375, [0, 3, 5]), (0.25, [4, 5]), (0.1875, [2, 3, 5])]
     assert faithful.predicted(g).tolist() == [pytest.approx([3.0, -1.5, 1.5, 3.0, -1.0, 0.0])]
+
+
+def test_hops_by_hand():
+    assert by_hand().hops() == pytest.approx(1 * 1 / 4 + 2 * 3 / 4)
+
+
+def test_the_figure_draws_every_node_and_the_strongest_edges():
+    g = by_hand()
+    g.nodes.loc[0, "label"] = "<b>"
+    made = figure(g, edges=3)
+    points = {t.name: t for t in made.data if t.mode == "markers"}
+    assert {name: len(t.x) for name, t in points.items()} == {
+        "token": 2, "bias": 1, "latent": 1, "error": 1, "logit": 1
+    }  # fmt: skip
+    assert sum(x is None for t in made.data if t.mode == "lines" for x in t.x) == 3
+    assert "&lt;b&gt;" in points["latent"].customdata[0] and "+2 from &lt;b&gt;" in points["latent"].customdata[0]
 
 
 def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
@@ -358,6 +414,8 @@ def test_bad_calls_are_one_line():
         Held(Subject(Own(by_hand=True), name="own"), IDS)
     with pytest.raises(ValueError, match="a graph ends in logits"):
         trace(Subject(nn.Sequential(nn.Linear(4, 4)), name="line"), torch.ones(1, 4).long(), t)
+    with pytest.raises(ValueError, match=r"reads and writes rows \(layer, d\), got \(128,\) to"):
+        across.trace(s, torch.ones(1, 5).long(), t[0])
     g = trace(s, torch.arange(2, 8)[None], t, progress=False)
     token = int(g.of("token").nonzero()[0, 0])
     with pytest.raises(ValueError, match="only latents are intervened on"):

@@ -20,8 +20,20 @@ ROOMS = {  # room -> rooms it may import beside the doors
     "evaluate": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
     "interpret": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
     "steer": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
+    "circuits": {"subject", "harvest", "dictionary", "geometry", "testbeds"},
     "regimes": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate"},
-    "report": {"subject", "harvest", "dictionary", "geometry", "testbeds", "evaluate", "interpret", "steer", "regimes"},
+    "report": {
+        "subject",
+        "harvest",
+        "dictionary",
+        "geometry",
+        "testbeds",
+        "evaluate",
+        "interpret",
+        "steer",
+        "circuits",
+        "regimes",
+    },
 }
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 

@@ -12,11 +12,16 @@ FOLDERS = {
     "variants": "workbench.dictionary.variants",
     "evals": "workbench.evaluate.evals",
     "methods": "workbench.steer.methods",
+    "tracers": "workbench.circuits.tracers",
     "worlds": "workbench.testbeds.worlds",
     "prompts": "workbench.testbeds.prompts",
 }
 
 
+OWN = {  # what a file's function is called where it does not bear the file's name: the first that is there
+    "variants": ("recipe",),
+    "tracers": ("trace", "effects", "heads", "by_head", "latents", "Forms"),
+}
 MANY = 25  # entries beyond which an error names only those with a like name
 
 
@@ -38,8 +43,9 @@ def module(folder: str, name: str) -> ModuleType:
 
 
 def entry(folder: str, name: str) -> Callable[..., Any]:
-    """The entry's function: `recipe` in a variant, else the function that bears the file's name."""
-    return getattr(module(folder, name), "recipe" if folder == "variants" else name)
+    """The entry's function: `recipe` in a variant, `trace` or its like in a tracer, else what bears the file's name."""
+    found = module(folder, name)
+    return getattr(found, next(own for own in (*OWN.get(folder, ()), name) if hasattr(found, own)))
 
 
 def bound(folder: str, name: str, **args: Any) -> dict[str, Any]:

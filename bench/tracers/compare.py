@@ -40,7 +40,10 @@ HERE = Path(__file__).parent
 install.HERE = HERE  # its freezes are here: the rows of trainers do not hang on them
 NAME, TURNS, TOKENIZER = "smollm2-135m", 2, "tokenizer_config.json"
 TEXT = "Then, Mary and John went to the store. John gave a drink to"
-TESTED = ["workbench/circuits/*.py", "workbench/circuits/tracers/transcoder.py", "workbench/subject/freeze.py"]
+TESTED = [f"workbench/circuits/{name}.py" for name in ("graph", "replacement", "targets", "tracers/transcoder")] + [
+    "workbench/subject/freeze.py",
+    "bench/tracers/*",
+]
 
 
 def environment() -> Path:

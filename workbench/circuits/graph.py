@@ -72,6 +72,19 @@ class Graph:
         """How much of the weighted targets each node makes, over all paths: w (A + A^2 + ...) for A the shares."""
         return influence(self.shares(), self.targets, self.weights, len(self.nodes))
 
+    def hops(self) -> float:
+        """Mean number of edges from where a path begins to a weighted target, each path counted by its influence."""
+        shares, row = self.shares(), {int(n): i for i, n in enumerate(self.targets)}
+        ends = torch.tensor([i not in row for i in range(len(self.nodes))])
+        at, total, reached = self.weights, 0.0, 0.0
+        for step in range(1, len(self.nodes) + 2):
+            found = at @ shares
+            total, reached = total + step * float(found[ends].sum()), reached + float(found[ends].sum())
+            at = found[self.targets]
+            if not at.any():
+                break
+        return total / max(reached, 1e-30)
+
     def scores(self) -> dict[str, float]:
         """Replacement: the tokens' part of what tokens and errors influence. Completeness: how little of every target,
         by its influence, is error. `replacement` and `completeness` count bias and unexplored nodes as not explained;

@@ -38,7 +38,8 @@ def trace(
     batch: int = AT_ONCE,
     progress: bool = True,
 ) -> Graph:
-    """The graph of one prompt. `targets`: weighted logits at the last position (the likely ones unless given).
+    """The graph of one prompt. `targets`: weighted logits at the last position, before any cap on them (the likely ones
+    unless given). `transcoders`: by layer, or a cross-layer one.
 
     `budget`: how many latents are visited, those of most influence first; the others' edges go to nodes `unexplored`.
     Layers without a transcoder are one error node per position. With `progress` the memory that it will take is
