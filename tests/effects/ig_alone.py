@@ -25,13 +25,16 @@ SETTING = (
 ARMS = ("rank correlation with exact patching, integrated gradients (10 steps)", "the same, attribution patching")
 MARGIN = 0.0
 SEEDS = 5
-NOTE = "TO WRITE"
+NOTE = (
+    "A node's integrated effect is its share in the move of the whole site: it ranks nodes as patching and restoring "
+    "them does on average (the control), not as patching each alone from the clean prompt does"
+)
 SWEEP: list[dict[str, Any]] = [
     {"control": True},
     {"steps": 3},
     {"steps": 50},
     {"site": "1.resid"},
-    {"name": "tiny_text_gelu"},
+    {"model": "tiny_text_gelu"},
     {"zero": True},
 ]
 
@@ -57,7 +60,7 @@ def prompts(s: Subject, name: str, seed: int) -> Any:
 def measure(
     seed: int,
     *,
-    name: str = "induction",
+    model: str = "induction",
     site: str = "0.resid",
     steps: int = 10,
     zero: bool = False,
@@ -66,13 +69,13 @@ def measure(
     """`zero`: nodes go to 0, not to a patch. `control`: against the mean of patching a node and restoring it."""
     from scipy.stats import spearmanr
 
-    s = subject(name)
-    x = s.read(task(name).inputs(64)[:, :48], [site])[Site.of(site)][:, 1:].flatten(0, 1)
+    s = subject(model)
+    x = s.read(task(model).inputs(64)[:, :48], [site])[Site.of(site)][:, 1:].flatten(0, 1)
     made = recipe("batch_topk", d=s.d, latents=4 * (s.d or 0), k=8, seed=seed)
     codecs = {site: train(made, Rows(x, 256, 200, seed), site=site, seed=seed, progress=False).freeze()}
     found = []
     for i in range(3):
-        clean, patch, of = prompts(s, name, 10 * seed + i)
+        clean, patch, of = prompts(s, model, 10 * seed + i)
         patch = None if zero else patch
         exact = activation_patching.effects(s, clean, patch, codecs, of, progress=False)["effect"]
         if control:

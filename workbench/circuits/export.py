@@ -104,7 +104,7 @@ def to_json(
     _writable(graph, len(words))
     transcoders = further.setdefault("transcoder_list", [])
     listed = ~graph.of(*LEFT_OUT)
-    ids = _ids(graph, range(len(words)) if token_ids is None else token_ids)
+    ids = node_ids(graph, range(len(words)) if token_ids is None else token_ids)
     plain = graph.only(listed)
     targets, table = graph.targets.tolist(), graph.nodes.to_dict("list")
     links, rest = [], []
@@ -211,7 +211,7 @@ def _writable(graph: Graph, count: int) -> None:
             raise ValueError(f"{name} must be finite numbers: JSON has no others")
     if wrong := [c for c in ("layer", "pos", "latent") if table[c].dtype.kind != "i"]:
         raise ValueError(f"{', '.join(wrong)} of nodes must be whole numbers, got {table[wrong[0]].dtype}")
-    for node in table.itertuples():
+    for node in _each(graph):
         _text(node.label, "the label of a node")
         if node.kind not in KINDS:
             raise ValueError(f"kinds are {', '.join(KINDS)}, got {short(node.kind)}")
@@ -225,12 +225,17 @@ def _writable(graph: Graph, count: int) -> None:
             )
 
 
-def _ids(graph: Graph, tokens: Sequence[int]) -> list[str | None]:
+def _each(graph: Graph) -> list[Any]:
+    """The nodes, their columns as attributes."""
+    return list(graph.nodes.itertuples())
+
+
+def node_ids(graph: Graph, tokens: Sequence[int]) -> list[str | None]:
     """A name for each node that the front-ends know, no two the same."""
     seen: Counter[str] = Counter()
     found: list[str | None] = []
     logit = 0
-    for node in graph.nodes.itertuples():
+    for node in _each(graph):
         if node.kind in LEFT_OUT:
             found.append(None)
             continue
@@ -257,7 +262,7 @@ def _entries(plain: Graph, ids: Sequence[str], words: Sequence[str]) -> list[dic
     shares, found, logit = _cumulative(plain), [], 0
     weights = dict(zip(plain.targets.tolist(), plain.weights.tolist(), strict=True))
     best = max((w for w in weights.values() if w > 0), default=None)
-    for i, (node, name) in enumerate(zip(plain.nodes.itertuples(), ids, strict=True)):
+    for i, (node, name) in enumerate(zip(_each(plain), ids, strict=True)):
         weight, clerp, influence = 0.0, node.label, shares[i]
         if node.kind == "latent":
             feature, code = cantor(int(node.layer), int(node.latent)), f"{node.layer}_{node.latent}-0"
@@ -410,7 +415,7 @@ def _exact(more: dict[str, Any], listed: Sequence[str], links: Sequence[tuple[st
             raise ValueError(f"{KEY}.links must be [row, node, weight], got {short(link)}")
         to, node = (_whole(n, f"{KEY}.links", size) for n, size in zip(link, (len(targets), len(names)), strict=False))
         terms.append((to, node, _number(link[2], f"{KEY}.links")))
-    rows = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows: list[dict[str, Any]] = [dict(zip(COLUMNS, v, strict=True)) for v in zip(*columns.values(), strict=True)]
     return _graph(rows, terms, targets, weights, DTYPES[dtype])
 
 

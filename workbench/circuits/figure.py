@@ -25,7 +25,8 @@ def figure(graph: Graph, *, edges: int = 150, title: str = "Attribution graph") 
     """
     import plotly.graph_objects as go
 
-    nodes, influence = graph.nodes, graph.influence()
+    nodes: Any = graph.nodes
+    influence = graph.influence()
     x, y = _places(graph)
     strength = graph.shares() * (influence[graph.targets] + graph.weights)[:, None]
     count = min(edges, int((strength > 0).sum()))
@@ -75,7 +76,8 @@ def figure(graph: Graph, *, edges: int = 150, title: str = "Attribution graph") 
 
 def _places(graph: Graph) -> tuple[list[float], list[float]]:
     """Where each node is drawn; nodes of one layer and position side by side."""
-    nodes, x, y = graph.nodes, [], []
+    nodes: Any = graph.nodes
+    x, y = [], []
     level = {"token": -1.5, "logit": float(nodes["layer"].max()) + 0.5}
     groups = nodes.groupby(["layer", "pos", nodes["kind"].isin(["token", "logit"])], sort=False)
     rank, size = groups.cumcount(), groups["kind"].transform("size")

@@ -75,7 +75,7 @@ def put(
         parts.append((torch.full_like(pos, layer), pos, latent, value, pre))
         by = torch.arange(start, start + len(pos))
         start += len(pos)
-        skip = None if dictionary.skip is None else _skip(dictionary)
+        skip = None if dictionary.skip is None else skip_of(dictionary)
         written[layer] = Written(by, _what(dictionary, latent, value), _bias(dictionary), skip)
     empty = (torch.zeros(0, dtype=torch.long),) * 3 + (torch.zeros(0),) * 2
     layer, pos, latent, value, pre = (torch.cat(some) for some in zip(*(parts or [empty]), strict=True))
@@ -134,7 +134,9 @@ def _bias(dictionary: Dictionary) -> Tensor:
     return (dictionary.decoder.bias / dictionary.scale_out).detach()
 
 
-def _skip(dictionary: Dictionary) -> Callable[[Tensor], Tensor]:
+def skip_of(dictionary: Dictionary) -> Callable[[Tensor], Tensor]:
+    """A dictionary's linear skip in the model's units."""
+
     def skip(rows: Tensor) -> Tensor:
         x = rows.to(dictionary.scale_in.dtype) * dictionary.scale_in
         return (dictionary.skip(x) / dictionary.scale_out).to(rows.dtype)

@@ -86,8 +86,8 @@ def splice(subject: Subject, clean: Any, patch: Any | None, dictionaries: Dictio
     for site, codec in codecs.items():
         if odd := [s for s in (codec.site, codec.target) if s not in (None, site)]:
             raise ValueError(f"the dictionary given at {site} is of {odd[0]}: give one that reads and writes {site}")
-    one = _text(subject, clean, "clean")
-    other = None if patch is None else _text(subject, patch, "patch")
+    one = one_text(subject, clean, "clean")
+    other = None if patch is None else one_text(subject, patch, "patch")
     if other is not None and not torch.equal(one.mask, other.mask):
         counts = f"{int(one.mask.sum())} and {int(other.mask.sum())}"
         raise ValueError(f"clean and patch must have the same number of tokens, got {counts}: word them alike")
@@ -105,8 +105,8 @@ def _nodes(
     for h in (x, y):
         keep = keep if h is None else keep & codec.exclusion.by_norm(site, h)
     pos = keep.nonzero()[:, 0]
-    code, error = _parts(codec, x[pos])
-    to, left = (torch.zeros_like(code), torch.zeros_like(error)) if y is None else _parts(codec, y[pos])
+    code, error = parts(codec, x[pos])
+    to, left = (torch.zeros_like(code), torch.zeros_like(error)) if y is None else parts(codec, y[pos])
     row, latent = (code != to).nonzero(as_tuple=True)
     before, after = code[row, latent], to[row, latent]
     return Nodes(
@@ -119,13 +119,14 @@ def _nodes(
     )
 
 
-def _parts(codec: Codec, x: Float[Tensor, "row d"]) -> tuple[Float[Tensor, "row latent"], Float[Tensor, "row d"]]:
+def parts(codec: Codec, x: Float[Tensor, "row d"]) -> tuple[Float[Tensor, "row latent"], Float[Tensor, "row d"]]:
     """Codes and errors."""
     code = codec.encode(x)
     return code.to_dense().float(), x - codec.decode(code).to(x)
 
 
-def _text(subject: Subject, prompt: Any, name: str) -> Tokens:
+def one_text(subject: Subject, prompt: Any, name: str) -> Tokens:
+    """One prompt's tokens. Raises ValueError for several."""
     tokens = subject.tokens(prompt)
     if len(tokens.ids) != 1:
         raise ValueError(f"{name} must be one text, got {len(tokens.ids)}: patch them one by one")

@@ -73,7 +73,7 @@ class Held:
 
         Without `norms` only attention is held.
         """
-        fixed = {site: value if callable(value) else _instead(value) for site, value in values.items()}
+        fixed: dict[Site, Any] = {site: v if callable(v) else _instead(v) for site, v in values.items()}
         edits: dict[Site, Callable[..., Tensor]] = {}
         for path, norm in self._norms.items() if norms else ():
             if self._runs(path):

@@ -88,4 +88,3 @@ def adversarial(forms: Forms, wrong: int, right: int) -> Float[Tensor, " d"]:
     direction[0, wrong], direction[0, right] = 1, -1
     values, vectors = forms.eigen(direction)
     return vectors[0, int(values[0].argmax())]
-
