@@ -10,7 +10,7 @@ their share of all nodes' influence.
 Interventions: each of the 30 latents of most influence is taken away in the model itself, whose MLPs and norms react;
 attention patterns held (`frozen`) or not (`free`). `sign` is the share of them that move the target as
 `faithful.predicted` says, `chance` the share of the commoner sign; `rank` is Spearman's correlation of predicted and
-observed. Intervals: 95 %, latents resampled within their prompts.
+observed (`faithful.agreement`). Intervals: 95 %, latents resampled within their prompts.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,7 +34,7 @@ from workbench.circuits.tracers import transcoder
 from workbench.regimes import layers
 from workbench.testbeds import prompt_set
 
-NAME, NODES, MOST, RESAMPLES = "smollm2-135m", 30, 200, 2000
+NAME, NODES, MOST = "smollm2-135m", 30, 200
 TESTED = [f"workbench/circuits/{name}.py" for name in ("graph", "replacement", "targets", "tracers/transcoder")] + [
     "workbench/circuits/faithful.py",
     "workbench/subject/freeze.py",
@@ -77,29 +76,6 @@ def chosen(subject: Subject, name: str, count: int) -> list[tuple[str, Any]]:
     return found[:count]
 
 
-def rank(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic)
-
-
-def sign(a: np.ndarray, b: np.ndarray) -> float:
-    return float((np.sign(a) == np.sign(b)).mean())
-
-
-def chance(a: np.ndarray, b: np.ndarray) -> float:
-    return max(float((b > 0).mean()), float((b < 0).mean()))
-
-
-def over(pairs: list[tuple[np.ndarray, np.ndarray]], of: Any) -> tuple[float, float, float]:
-    """Mean over prompts and its interval."""
-    drawn, found = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        picks = [drawn.integers(len(a), size=len(a)) for a, _ in pairs]
-        found.append(np.mean([of(a[i], b[i]) for (a, b), i in zip(pairs, picks, strict=True)]))
-    return (float(np.mean([of(a, b) for a, b in pairs])), *np.quantile(found, [0.025, 0.975]).tolist())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="*", default=["ioi", "greater_than", "docstring"])
@@ -123,12 +99,11 @@ def main() -> None:
             graphs.append({"set": name, "prompt": which, "budget": options.budget, **results[-1]["row"]})
             print(graphs[-1], flush=True)
         for way in ("frozen", "free"):
-            pairs = [(np.array(r["predicted"]), np.array(r[way])) for r in results]
-            found = {key: over(pairs, of) for key, of in (("sign", sign), ("chance", chance), ("rank", rank))}
-            moves.append({"set": name, "attention": way, "prompts": len(pairs), "latents": NODES * len(pairs)})
-            for key, (value, low, high) in found.items():
-                moves[-1] |= {key: value} if key == "chance" else {key: value, f"{key} low": low, f"{key} high": high}
-            print(moves[-1], flush=True)
+            table = faithful.agreement(*([torch.tensor(r[key]) for r in results] for key in ("predicted", way)))
+            moves += [
+                {"set": name, "attention": way, "prompts": len(results), **row} for row in table.to_dict("records")
+            ]
+            print(table.assign(set=name, attention=way).round(3).to_string(index=False, header=False), flush=True)
     quality = layers.transcoders(Subject(NAME)).quality
     print(quality.round(3).to_string(index=False))
     if options.record:

@@ -352,6 +352,19 @@ def test_the_figure_draws_every_node_and_the_strongest_edges():
     assert "&lt;b&gt;" in points["latent"].customdata[0] and "+2 from &lt;b&gt;" in points["latent"].customdata[0]
 
 
+def test_agreement_by_hand():
+    said, done = torch.tensor([1.0, 2.0, 3.0, -4.0]), torch.tensor([2.0, 5.0, 6.0, 1.0])
+    table = faithful.agreement([said, said], [done, -done]).set_index("metric")
+    assert table.loc["sign", "value"] == pytest.approx((0.75 + 0.25) / 2) and table.loc["sign", "chance"] == 1
+    assert table.loc["rank", "value"] == pytest.approx(0, abs=1e-9)
+    alone = faithful.agreement([said], [done]).set_index("metric")
+    assert (
+        alone.loc["rank", "value"] == pytest.approx(1) and alone.loc["sign", "low"] < 0.75 < alone.loc["sign", "high"]
+    )
+    with pytest.raises(ValueError, match=r"three nodes a prompt or more, are wanted, got \[\(2, 2\)\]"):
+        faithful.agreement([said[:2]], [done[:2]])
+
+
 def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
     g = by_hand().prune(nodes=0.6, edges=0.9)
     assert g.nodes["label"].tolist() == ["a", "b", "l", "y"]

@@ -1,7 +1,7 @@
 """Is a graph right? What it predicts for an intervention, beside what the model does."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from ..subject.freeze import Held
 from . import replacement
 from .graph import Graph
 from .targets import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def predicted(graph: Graph) -> Float[Tensor, "logit node"]:
@@ -78,6 +81,45 @@ def observed(
         run = held.run(edits, [out], norms=False) if frozen else subject._run(held.tokens, edits, [out], grad=True)
         lost.append((before - of @ run.h[out][0, -1]) / (1 - factor))
     return torch.stack(lost, 1)
+
+
+def agreement(
+    predicted: Sequence[Float[Tensor, " node"]],
+    observed: Sequence[Float[Tensor, " node"]],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> "pd.DataFrame":
+    """Do nodes do what their graphs say? Both by prompt; columns metric, value, low, high, direction, chance, n.
+
+    `sign`: share of nodes that move the target the predicted way, its chance the share of the commoner observed sign;
+    `rank`: Spearman's correlation, chance 0. Means over prompts, 95 % intervals by resampling the nodes of each.
+    Raises ValueError for prompts of unequal numbers of nodes on the two sides, or fewer than three.
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.stats import rankdata
+
+    def rank(p: Any, o: Any) -> float:
+        a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (p, o))
+        return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))  # 0 where one side is all alike
+
+    pairs = [(p.double().numpy(), o.double().numpy()) for p, o in zip(predicted, observed, strict=True)]
+    if wrong := [(len(p), len(o)) for p, o in pairs if len(p) != len(o) or len(p) < 3] or not pairs:
+        raise ValueError(f"as many predicted as observed, three nodes a prompt or more, are wanted, got {wrong}")
+    ways = {
+        "sign": lambda p, o: float((np.sign(p) == np.sign(o)).mean()),
+        "rank": rank,
+    }
+    chance = {"sign": float(np.mean([max((o > 0).mean(), (o < 0).mean()) for _, o in pairs])), "rank": 0.0}
+    rng, rows = np.random.default_rng(seed), []
+    picks = [[rng.integers(len(p), size=len(p)) for p, _ in pairs] for _ in range(resamples)]
+    for name, way in ways.items():
+        drawn = [np.mean([way(p[i], o[i]) for (p, o), i in zip(pairs, some, strict=True)]) for some in picks]
+        low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+        rows.append({"metric": name, "value": float(np.mean([way(p, o) for p, o in pairs])), "low": low, "high": high,
+                     "direction": "higher", "chance": chance[name], "n": sum(len(p) for p, _ in pairs)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _adds(pos: int, change: Tensor) -> Any:
