@@ -332,7 +332,9 @@ def test_influence_scores_and_paths_by_hand():
     assert scores["replacement_as_circuit_tracer"] == pytest.approx(0.75)
     assert scores["completeness"] == pytest.approx((3 / 4 + 3 / 4 * 3 / 4) / (7 / 4))
     assert scores["completeness_as_circuit_tracer"] == pytest.approx((3 / 4 + 3 / 4) / (7 / 4))
-    assert [(round(p, 4), path) for p, path in g.paths(3)] == [(0.375, [0, 3, 5]), (0.25, [4, 5]), (0.1875, [2, 3, 5])]
+    found = [(round(p, 4), path) for p, path in g.paths(4)]
+    assert found[:2] == [(0.375, [0, 3, 5]), (0.25, [4, 5])]
+    assert sorted(found[2:]) == [(0.1875, [1, 3, 5]), (0.1875, [2, 3, 5])] and len(g.paths(9)) == 4
     assert faithful.predicted(g).tolist() == [pytest.approx([3.0, -1.5, 1.5, 3.0, -1.0, 0.0])]
 
 
@@ -350,6 +352,21 @@ def test_the_figure_draws_every_node_and_the_strongest_edges():
     }  # fmt: skip
     assert sum(x is None for t in made.data if t.mode == "lines" for x in t.x) == 3
     assert "&lt;b&gt;" in points["latent"].customdata[0] and "+2 from &lt;b&gt;" in points["latent"].customdata[0]
+
+
+def test_the_strongest_paths_are_all_paths_sorted():
+    s = model("gpt2")
+    graph = trace(s, IDS[:, :6], transcoders(s), budget=25, progress=False)
+    shares, row = graph.shares(), {int(n): i for i, n in enumerate(graph.targets)}
+    found, open_ = [], [(float(w), [int(n)]) for n, w in zip(graph.targets, graph.weights, strict=True) if w > 0]
+    while open_:
+        strength, path = open_.pop()
+        for node in (shares[row[path[0]]] > 0).nonzero()[:, 0].tolist():
+            value = strength * float(shares[row[path[0]], node])
+            (open_ if node in row else found).append((value, [node, *path]))
+    wanted = sorted(found, reverse=True)[:40]
+    assert [path for _, path in graph.paths(40)] == [path for _, path in wanted]
+    assert sum(value for value, _ in found) == pytest.approx(float(graph.weights.sum()))
 
 
 def test_agreement_by_hand():

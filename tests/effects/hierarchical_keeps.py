@@ -53,7 +53,7 @@ Transcoders = dict[int, Dictionary]
 
 
 @cache
-def prepare(subject: str) -> tuple[Subject, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+def loaded(subject: str) -> tuple[Subject, torch.Tensor, dict[int, tuple[torch.Tensor, torch.Tensor]]]:
     """A model, texts to trace, and what its MLPs receive and give on others."""
     s, texts = testbeds.subject(subject), task(subject).inputs(300)[:, :32]
     sites = [Site(i, side) for i in range(s.layers) for side in ("mlp_in", "mlp_out")]
@@ -139,7 +139,7 @@ def measure(
         s, texts, t, aim = planted(seed)
         missed = misses(s, texts, t, (20,), True, aim)
     else:
-        s, texts, rows = prepare(subject)
+        s, texts, rows = loaded(subject)
         t, name = {}, "skip_transcoder" if skip else "transcoder"
         for i, (x, y) in rows.items():
             made, stream = recipe(name, d=s.d, latents=384, k=k, seed=seed), Rows(x, 256, 300, seed=seed, y=y)

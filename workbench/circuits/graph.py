@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush, heappushpop
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,18 +153,20 @@ class Graph:
     def paths(self, count: int = 10) -> list[tuple[float, list[int]]]:
         """The `count` strongest paths into weighted targets: (product of shares x weight, nodes from the source on)."""
         shares, row = self.shares(), {int(n): i for i, n in enumerate(self.targets)}
-        open_ = [(float(w), [int(n)]) for n, w in zip(self.targets, self.weights, strict=True) if w > 0]
-        done: list[tuple[float, list[int]]] = []
-        while open_ and (len(done) < count or open_[0][0] > done[-1][0]):
-            strength, path = open_.pop(0)
-            best = shares[row[path[0]]] * strength
-            for node in best.topk(min(count, len(best))).indices.tolist():
-                if float(best[node]) <= 0:
-                    continue
-                (open_ if node in row else done).append((float(best[node]), [node, *path]))
-            open_ = sorted(open_, reverse=True)[: 10 * count]
-            done = sorted(done, reverse=True)[:count]
-        return done
+        open_ = [(-float(w), [int(n)]) for n, w in zip(self.targets, self.weights, strict=True) if w > 0]
+        heapify(open_)
+        done: list[tuple[float, list[int]]] = []  # a heap, the weakest of the strongest first
+        while open_:
+            strength, path = heappop(open_)
+            values, order = (shares[row[path[0]]] * -strength).sort(descending=True)
+            for value, node in zip(values.tolist(), order.tolist(), strict=True):
+                if value <= (done[0][0] if len(done) == count else 0):  # what follows a weaker path is weaker yet
+                    break
+                if node in row:
+                    heappush(open_, (-value, [node, *path]))
+                else:
+                    (heappushpop if len(done) == count else heappush)(done, (value, [node, *path]))
+        return sorted(done, reverse=True)
 
 
 def influence(
