@@ -1,24 +1,24 @@
 """Held runs are the model's own and affine; rows of graphs add up, are the truth of a linear toy, and predict."""
 
-from functools import cache
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
+from traced import two_hop, unsettled
 
 from workbench.circuits import faithful, targets
 from workbench.circuits.figure import figure
 from workbench.circuits.graph import Graph, frame
 from workbench.circuits.tracers import crosslayer as across
 from workbench.circuits.tracers.transcoder import Tracing, trace
-from workbench.dictionary import Dictionary, decoders, encoders, recipe, sparsifiers
+from workbench.dictionary import Dictionary, decoders, recipe, sparsifiers
 from workbench.dictionary.variants import crosslayer_transcoder as across_
 from workbench.site import Site
 from workbench.subject import Subject
 from workbench.subject.freeze import Held
-from workbench.testbeds import subject, world
+from workbench.testbeds import subject
 
 IDS = torch.arange(12)[None] * 5 % 90 + 3
 KINDS = ("gpt2", "llama", "neox", "neox_serial", "qwen3", "gemma2", "gemma3", "torch")
@@ -109,14 +109,6 @@ def transcoders(s, seed=0, **kinds):
         d = recipe("skip_transcoder" if layer else "transcoder", d=s.d, latents=64, k=6, seed=layer).dictionary
         found[layer] = unsettled(d, s)
     return found
-
-
-def unsettled(d, s):
-    for name, p in d.named_parameters():
-        if "bias" in name or "skip" in name:
-            nn.init.normal_(p, std=0.05)
-    d.set_scale_(1.3, 0.8)
-    return d.to(s.dtype).freeze()
 
 
 def crosslayer(s):
@@ -219,56 +211,14 @@ def test_a_column_is_what_adding_the_nodes_vector_does(kind):
             assert abs(moved - graph.edges[i, number]) < 1e-6 * size, (node["label"], aim["label"])
 
 
-@cache
-def linear():
-    """The two-hop world as a GPT-2 whose attention writes nothing and whose MLPs are the two maps."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    toy = world("two_hop")
-    truth, rows = toy.truth, toy.sample(40, 0)
-    m = GPT2LMHeadModel(
-        GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=8, tie_word_embeddings=False)
-    )
-    m.transformer.wte.weight.data = rows.x.clone()
-    m.transformer.wpe.weight.data.zero_()
-    m.transformer.ln_f = nn.Identity()
-    maps = [toy.model.first, toy.model.second]
-    for block, linear in zip(m.transformer.h, maps, strict=True):
-        block.ln_1, block.ln_2, block.mlp = nn.Identity(), nn.Identity(), linear
-        for p in block.attn.c_proj.parameters():
-            p.data.zero_()
-    m.lm_head.weight.data.zero_()
-    m.lm_head.weight.data[:5] = truth.targets
-    s = Subject(m.double(), name="two_hop", dtype=torch.float64, sites={
-        "blocks": "transformer.h", "mlp_in": "transformer.h.{layer}.mlp:in", "mlp_out": "transformer.h.{layer}.mlp:out",
-        "unembed": "lm_head"})  # fmt: skip
-    return (
-        s,
-        truth,
-        rows,
-        torch.tensor([[0, 7, 19, 23]]),
-        [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)],
-    )
-
-
 def test_a_linear_circuit_gives_its_path_products():
-    s, truth, rows, ids, aims = linear()
-
-    def transcoder(reads, writes):
-        n = len(reads)
-        d = Dictionary(
-            encoders.Linear((32,), n, center=False), sparsifiers.Given(signed=True), decoders.Linear(n, (32,))
-        )
-        d.encoder.weight.data, d.decoder.weight.data = reads.T.clone(), writes.clone()
-        return d.double().freeze()
-
-    into = truth.second @ truth.middles + truth.direct @ truth.sources
-    t = {0: transcoder(truth.first @ truth.sources, truth.middles), 1: transcoder(into, truth.targets)}
+    s, t, truth, codes = two_hop()
+    ids, aims = torch.tensor([[0, 7, 19, 23]]), [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)]
     graph = trace(s, ids, t, aims, progress=False).check(1e-6)
     nodes = graph.nodes.reset_index(names="node")
     row = {int(n): i for i, n in enumerate(graph.targets)}
     for pos in (1, 2, 3):  # the first position is left out of dictionaries
-        code = rows.code[ids[0, pos]].double()
+        code = codes[ids[0, pos]]
         middle, here = truth.first.double() @ code, nodes[nodes["pos"] == pos]
         token = int(here[here["kind"] == "token"]["node"].iloc[0])
         for m_ in here[(here["kind"] == "latent") & (here["layer"] == 0)].itertuples():
@@ -278,7 +228,7 @@ def test_a_linear_circuit_gives_its_path_products():
                 assert graph.edges[row[y.node], m_.node] == pytest.approx(product, abs=1e-6)
                 direct = float(truth.direct[y.latent].double() @ code)
                 assert graph.edges[row[y.node], token] == pytest.approx(direct, abs=1e-6)
-    last = rows.code[ids[0, -1]].double()
+    last = codes[ids[0, -1]]
     total = faithful.predicted(graph)
     token = nodes[(nodes["kind"] == "token") & (nodes["pos"] == 3)]["node"].iloc[0]
     by_paths = (truth.paths.double() @ last[:, None])[..., 0].sum(1)
@@ -290,17 +240,18 @@ def test_a_linear_circuit_gives_its_path_products():
 
 def test_a_cross_layer_latent_writes_its_path_product_to_a_later_layer():
     """The same circuit: first-layer latents for sources write the direct paths where the second layer writes."""
-    s, truth, rows, ids, aims = linear()
+    s, _, truth, codes = two_hop()
+    ids, aims = torch.tensor([[0, 7, 19, 23]]), [targets.Target(f"y{i}", 1.0, torch.eye(40)[i]) for i in range(5)]
     reads = [torch.cat([truth.first @ truth.sources, truth.sources]), truth.second @ truth.middles]
     d = Dictionary(across_.Layers(2, 32, 28), sparsifiers.Given(signed=True), decoders.Linear(28, (2, 32)))
     d.encoder.weight.data.zero_()
-    for layer, rows_ in enumerate(reads):
-        d.encoder.weight.data[layer, :, : len(rows_)] = rows_.T
+    for layer, rows in enumerate(reads):
+        d.encoder.weight.data[layer, :, : len(rows)] = rows.T
     writes = torch.zeros(28, 2, 32)
     writes[:6, 0], writes[6:14, 1], writes[14:19, 1] = truth.middles, truth.direct.T @ truth.targets, truth.targets
     d.decoder.weight.data = writes.flatten(1)
     graph = across.trace(s, ids, d.double().freeze(), aims, progress=False).check(1e-6)
-    code, nodes = rows.code[ids[0, -1]].double(), graph.nodes.reset_index(names="node")
+    code, nodes = codes[ids[0, -1]], graph.nodes.reset_index(names="node")
     assert (graph.nodes[graph.nodes["kind"] == "error"]["value"] > 1e-5).sum() == 2, "only at the first position"
     last = nodes[(nodes["kind"] == "latent") & (nodes["pos"] == 3)]
     for node in last[(last["layer"] == 0) & (last["latent"] >= 6)].itertuples():

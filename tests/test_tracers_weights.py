@@ -9,7 +9,7 @@ import torch
 from models import DECODERS
 from rows import Rows
 from scipy.stats import spearmanr
-from torch import nn
+from traced import two_hop, unsettled
 
 import workbench as wb
 from workbench import testbeds
@@ -40,14 +40,6 @@ def tiny(kind):
     return Subject(DECODERS[kind](), name=kind, dtype=torch.float64)
 
 
-def ready(d, s):
-    for name, p in d.named_parameters():
-        if "bias" in name or "skip" in name:
-            nn.init.normal_(p, std=0.05)
-    d.set_scale_(1.3, 0.8)
-    return d.to(s.dtype).freeze()
-
-
 @cache
 def untrained(kind, how="per layer"):
     """Edges are exact whatever the dictionaries are."""
@@ -56,45 +48,10 @@ def untrained(kind, how="per layer"):
     if how == "cross-layer":
         d = recipe("crosslayer_transcoder", d=s.d, latents=32 * s.layers, sites=s.layers, k=8).dictionary
         d.sparsifier.threshold.fill_(0.02)
-        return ready(d, s)
+        return unsettled(d, s)
     names = ["transcoder", *["skip_transcoder"] * (s.layers - 1)]
     made = [recipe(name, d=s.d, latents=48, k=5, seed=i).dictionary for i, name in enumerate(names)]
-    return {layer: ready(d, s) for layer, d in enumerate(made)}
-
-
-@cache
-def two_hop():
-    """The world as a GPT-2 whose attention writes nothing and whose MLPs are the two maps; its transcoders are true."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    toy = testbeds.world("two_hop")
-    truth, rows = toy.truth, toy.sample(40, 0)
-    config = GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=8, tie_word_embeddings=False)
-    m = GPT2LMHeadModel(config)
-    m.transformer.wte.weight.data = rows.x.clone()
-    m.transformer.wpe.weight.data.zero_()
-    m.transformer.ln_f = nn.Identity()
-    for block, linear in zip(m.transformer.h, [toy.model.first, toy.model.second], strict=True):
-        block.ln_1, block.ln_2, block.mlp = nn.Identity(), nn.Identity(), linear
-        for p in block.attn.c_proj.parameters():
-            p.data.zero_()
-    m.lm_head.weight.data.zero_()
-    m.lm_head.weight.data[:5] = truth.targets
-    s = Subject(m.double(), name="two_hop", dtype=torch.float64, sites={
-        "blocks": "transformer.h", "mlp_in": "transformer.h.{layer}.mlp:in", "mlp_out": "transformer.h.{layer}.mlp:out",
-        "unembed": "lm_head"})  # fmt: skip
-
-    def given(reads, writes):
-        n = len(reads)
-        d = Dictionary(
-            encoders.Linear((32,), n, center=False), sparsifiers.Given(signed=True), decoders.Linear(n, (32,))
-        )
-        d.encoder.weight.data, d.decoder.weight.data = reads.T.clone(), writes.clone()
-        return d.double().freeze()
-
-    into = truth.second @ truth.middles + truth.direct @ truth.sources
-    t = {0: given(truth.first @ truth.sources, truth.middles), 1: given(into, truth.targets)}
-    return s, t, truth, rows.code.double()
+    return {layer: unsettled(d, s) for layer, d in enumerate(made)}
 
 
 def by_node(table, shape, row="target", column="source"):
