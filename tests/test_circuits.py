@@ -135,6 +135,20 @@ def test_a_held_run_is_the_models_own_and_affine(kind):
     assert not torch.allclose(both, out(clean), atol=1e-2), "the test moved nothing"
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
+def test_an_edit_at_a_norm_comes_after_its_hold_and_a_read_after_the_edit(kind):
+    """Gemma's MLP writes by a norm: what is held there, edited there and read there is one place."""
+    s = model(kind)
+    held, site = Held(s, IDS), Site(1, "mlp_out")
+    clean = held.run({}, [site]).h[site]
+    with torch.no_grad():
+        both = held.run({Site(0, "mlp_out"): lambda h, at: 5 * h, site: lambda h, at: h + 1}, [site]).h[site]
+        only = held.run({Site(0, "mlp_out"): lambda h, at: 5 * h}, [site]).h[site]
+        free = held.run({Site(0, "mlp_out"): lambda h, at: 5 * h}, [site], norms=False).h[site]
+    torch.testing.assert_close(both, only + 1, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(only, free, atol=1e-3) and not torch.allclose(only, clean, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["per layer", "one layer", "cross-layer"])
 def test_every_row_adds_up(kind, how):
@@ -391,6 +405,8 @@ def test_bad_calls_are_one_line():
         trace(s, torch.ones(1, 5).long(), t, budget=0)
     with pytest.raises(ValueError, match=r"layers 0 to 1, transcoders are given for \[2\]"):
         trace(s, torch.ones(1, 5).long(), {2: t[0]})
+    with pytest.raises(ValueError, match=r"torch.bfloat16, too coarse to be held: Subject\(dtype='float32'\)"):
+        Held(model("llama", torch.bfloat16), IDS)
     with pytest.raises(ValueError, match="3 layers of own attend, 0 of them by"):
         Held(Subject(Own(by_hand=True), name="own"), IDS)
     with pytest.raises(ValueError, match="a graph ends in logits"):

@@ -46,6 +46,8 @@ class Held:
     """
 
     def __init__(self, subject: "Subject", tokens: Any):
+        if subject.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{subject.name} runs in {subject.dtype}, too coarse to be held: Subject(dtype='float32')")
         self.subject, self.tokens = subject, subject.tokens(tokens)
         self.patterns: dict[str, Tensor] = {}
         self.scales: dict[str, Tensor] = {}
@@ -73,17 +75,21 @@ class Held:
 
         Without `norms` only attention is held.
         """
-        fixed: dict[Site, Any] = {site: v if callable(v) else _instead(v) for site, v in values.items()}
         edits: dict[Site, Callable[..., Tensor]] = {}
         for path, norm in self._norms.items() if norms else ():
             if self._runs(path):
                 edits |= self._hold(path, norm)
-        for site, edit in fixed.items():
-            port = self.subject.plan.port(site)
-            edits[Site(None, str(port))] = edit
-        wanted = [Site.of(s) for s in read]
+        for site, value in values.items():
+            edit: Any = value if callable(value) else _instead(value)
+            place = self._place(site)
+            edits[place] = edit if place not in edits else _after(edits[place], edit)
+        wanted = {Site.of(s): self._place(Site.of(s)) for s in read}  # by its port: behind what is held or edited there
         with self._attending():
-            return self.subject._run(self.tokens, edits, wanted, grad=True)  # in the model's own dtype
+            run = self.subject._run(self.tokens, edits, list(wanted.values()), grad=True)  # in the model's own dtype
+        return run._replace(h={site: run.h[place] for site, place in wanted.items()})
+
+    def _place(self, site: Site) -> Site:
+        return Site(None, str(self.subject.plan.port(site)))
 
     def compared(self, layer: int, values: Mapping[Site, Any] | None = None) -> Compared:
         """A layer's queries, keys and values, given vectors at sites, with their graph under grad mode.
@@ -185,6 +191,10 @@ class Held:
             finally:
                 _current.pop()
                 self.subject.model.set_attn_implementation(old)  # type: ignore[operator]
+
+
+def _after(first: Callable[..., Tensor], then: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda h, at: then(first(h, at), at)
 
 
 def _instead(value: Tensor) -> Callable[..., Tensor]:

@@ -237,7 +237,10 @@ class Tracing:
                    file=sys.stderr)  # fmt: skip
 
     def merged(self, edges: Float[Tensor, "target node"], which: Int[Tensor, " target"]) -> Graph:
-        """The graph of these rows, all targets among them; latents without a row become a node per layer and pos."""
+        """The graph of these rows, all targets among them; latents without a row become a node per layer and pos.
+
+        Raises ValueError when a row does not add up.
+        """
         a, n = self.active, len(self.active)
         column = torch.where(which < n, which, which - n + self.starts["logit"])
         seen = torch.zeros(self.columns, dtype=torch.bool)
@@ -252,7 +255,7 @@ class Tracing:
             torch.cat([edges[:, seen], pooled], 1),
             number[column],
             weights,
-        )
+        ).check()
 
     def _table(self, latents: Tensor, groups: Tensor) -> "pd.DataFrame":
         """Some latents, all other nodes, and those that stand for unvisited latents of a layer and position."""
