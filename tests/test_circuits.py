@@ -363,6 +363,8 @@ def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
 def test_what_was_not_visited_is_counted():
     s = model("llama")
     t, last = transcoders(s), 0.0
+    whole = trace(s, IDS, t, progress=False)
+    latents = whole.nodes[whole.nodes["kind"] == "latent"]
     for budget in (4, 16, 64):
         graph = trace(s, IDS, t, budget=budget, progress=False)
         scores = graph.scores()
@@ -370,7 +372,17 @@ def test_what_was_not_visited_is_counted():
         assert float(ends) == pytest.approx(float(graph.weights.sum())), "every path ends somewhere"
         assert last < scores["explored"] < 1
         last = scores["explored"]
-    assert trace(s, IDS, t, progress=False).scores()["explored"] == 1
+        hidden = graph.nodes[graph.nodes["kind"] == "unexplored"]
+        places = set(zip(graph.nodes["layer"], graph.nodes["pos"], graph.nodes["latent"], strict=True))
+        for node in hidden.itertuples():  # one a layer and position: what the whole graph has there and this one not
+            rest = [
+                n.Index
+                for n in latents[(latents["layer"] == node.layer) & (latents["pos"] == node.pos)].itertuples()
+                if (n.layer, n.pos, n.latent) not in places
+            ]
+            torch.testing.assert_close(graph.edges[0, node.Index], whole.edges[0, rest].sum())
+        assert len(hidden) == len(hidden[["layer", "pos"]].drop_duplicates())
+    assert whole.scores()["explored"] == 1
 
 
 def test_influence_in_the_making_is_that_of_the_graph():

@@ -27,7 +27,8 @@ MARGIN = 0.0
 SEEDS = 5
 NOTE = (
     "A node's integrated effect is its share in the move of the whole site: it ranks nodes as patching and restoring "
-    "them does on average (the control), not as patching each alone from the clean prompt does"
+    "them does on average (the control), not as patching each alone does. Where nodes go to 0 and "
+    "not to a patch it ranks better"
 )
 SWEEP: list[dict[str, Any]] = [
     {"control": True},
@@ -49,7 +50,7 @@ def prompts(s: Subject, name: str, seed: int) -> Any:
         patch[0, 4] = r[0, 8]
         answer, other = int(r[0, 4]), int(r[0, 8])
     else:
-        clean = task(name).inputs(600)[400 + seed : 401 + seed, :12].clone()
+        clean = task(name).inputs(600)[400 + seed % 200][None, :12].clone()
         patch = clean.clone()
         patch[0, 10] = clean[0, 5]
         change = s.run(clean).logits[0, -1] - s.run(patch).logits[0, -1]
