@@ -12,6 +12,7 @@ from workbench.circuits import faithful, targets
 from workbench.circuits.figure import figure
 from workbench.circuits.graph import Graph, frame
 from workbench.circuits.tracers import crosslayer as across
+from workbench.circuits.tracers import hierarchical
 from workbench.circuits.tracers.transcoder import Tracing, trace
 from workbench.dictionary import Dictionary, decoders, recipe, sparsifiers
 from workbench.dictionary.variants import crosslayer_transcoder as across_
@@ -356,7 +357,7 @@ def test_pruning_keeps_what_carries_and_drops_what_leads_nowhere():
         by_hand().prune(nodes=0)
     assert by_hand().prune(1.0, 1.0, most=4).nodes["label"].tolist() == ["a", "b", "l", "y"]
     assert len(by_hand().prune(1.0, 1.0, most=6).nodes) == 6
-    with pytest.raises(ValueError, match="most must be 3 or more, the number of tokens and logits, got 2"):
+    with pytest.raises(ValueError, match="most must be 3 or more, the number of tokens and targets, got 2"):
         by_hand().prune(most=2)
 
 
@@ -392,6 +393,45 @@ def test_influence_in_the_making_is_that_of_the_graph():
     edges = run.rows(which)
     graph = run.merged(edges, which)
     torch.testing.assert_close(run.influence(edges, which), graph.influence())
+
+
+@pytest.mark.parametrize("how", ["per layer", "cross-layer"])
+def test_a_latent_and_a_direction_are_explained_too(how):
+    s = model("llama")
+    t = {"per layer": transcoders, "cross-layer": crosslayer}[how](s)
+    whole = trace(s, IDS, t, progress=False)
+    latents = whole.nodes[(whole.nodes["kind"] == "latent") & (whole.nodes["layer"] == 2)]
+    one = latents.iloc[len(latents) // 2]
+    aim = targets.latent(int(one["layer"]), int(one["pos"]), int(one["latent"]))
+    graph = trace(s, IDS, t, aim, progress=False)
+    row = int((graph.weights > 0).nonzero()[0, 0])
+    assert graph.weights.sum() == 1 and graph.nodes["label"][int(graph.targets[row])] == one["label"]
+    assert not graph.of("logit").any() and len(graph.targets) == graph.of("latent").sum()
+    same = whole.edges[whole.targets == latents.index[len(latents) // 2]][0]
+    torch.testing.assert_close(graph.edges[row], same[~whole.of("logit")])
+    assert (graph.influence()[graph.of("latent")].sum() > 0) and graph.influence()[graph.targets[row]] == 0
+    few = trace(s, IDS, t, aim, budget=5, progress=False)
+    assert few.of("latent").sum() == 6 and few.scores()["explored"] < 1
+    assert one["label"] in set(few.prune(0.5).nodes["label"])
+    early = (graph.of("latent") & (torch.tensor(graph.nodes["layer"].to_numpy()) == 1)).nonzero()[:, 0].tolist()
+    said, done = faithful.predicted(graph)[0, early], faithful.observed(s, IDS, t, graph, early, aim, factor=0.999)[0]
+    assert said.abs().max() > 0.1 and torch.nn.functional.cosine_similarity(said, done, dim=0) > 0.95, "norms react"
+    same = hierarchical.trace(s, IDS, t, aim, threshold=0.0, progress=False)
+    torch.testing.assert_close(same.edges, graph.edges)
+    unit = torch.randn(32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    by_hand = s.model.lm_head.weight[7].detach()
+    way, logit = (
+        trace(s, IDS, t, [targets.Target("x", 1.0, of)], budget=3, progress=False)
+        for of in (by_hand, torch.eye(100, dtype=torch.float64)[7])
+    )
+    torch.testing.assert_close(way.edges, logit.edges)
+    trace(s, IDS, t, [targets.Target("any", 1.0, unit)], budget=3, progress=False)
+    with pytest.raises(ValueError, match=r"'x' must have 100 \(vocab\) or 32 \(d\), got \(5,\)"):
+        trace(s, IDS, t, [targets.Target("x", 1.0, unit[:5])], progress=False)
+    with pytest.raises(ValueError, match="is not on at position 0"):
+        trace(s, IDS, t, targets.latent(2, 0, 1), progress=False)
+    with pytest.raises(ValueError, match="no target"):
+        trace(s, IDS, t, [], progress=False)
 
 
 def test_a_difference_of_several_tokens_is_that_of_their_means():

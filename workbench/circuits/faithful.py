@@ -13,7 +13,7 @@ from ..subject import Subject
 from ..subject.freeze import Held
 from . import replacement
 from .graph import Graph
-from .targets import Target
+from .targets import LatentTarget, Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def observed(
     transcoders: Mapping[int, Dictionary] | Dictionary,
     graph: Graph,
     nodes: Sequence[int],
-    targets: Sequence[Target],
+    targets: Sequence[Target | LatentTarget],
     *,
     frozen: bool = True,
     factor: float = 0.0,
@@ -53,33 +53,43 @@ def observed(
     """What each target loses in the model itself when a latent's writing is multiplied by `factor`, one run for each.
 
     MLPs are the model's own and react; attention patterns are held when `frozen`, norms never. Divided by 1 - factor,
-    so that it compares with `predicted`. Raises ValueError for nodes that are no latents.
+    so that it compares with `predicted`; a target that is a latent by what it reads. Raises ValueError for nodes that
+    are no latents, and latents that are not on.
     """
     if factor == 1:
         raise ValueError("factor=1 changes nothing: give another, 0 takes the latent away")
     held, layers = Held(subject, prompt), range(subject.layers)
     keep = subject.exclusion.by_token(held.tokens, subject.special_ids)[0]
-    out = Site(None, f"{subject.plan.unembed}:out")
-    clean = held.run({}, [*(Site(layer, "mlp_in") for layer in layers), out]).h
-    active, written = replacement.put(transcoders, {i: clean[Site(i, "mlp_in")][0] for i in layers}, keep)
-    place = {
-        (int(a), int(b), int(c)): i
-        for i, (a, b, c) in enumerate(zip(active.layer, active.pos, active.latent, strict=True))
-    }
-    of = torch.stack([t.of for t in targets]).to(clean[out].dtype)
-    before, lost = of @ clean[out][0, -1], []
+    ends = [Site(None, f"{subject.plan.unembed}:{side}") for side in ("in", "out")]
+    inputs = [Site(layer, "mlp_in") for layer in layers]
+    clean = held.run({}, [*inputs, *ends]).h
+    active, written = replacement.put(transcoders, {i: clean[inputs[i]][0] for i in layers}, keep)
+
+    def values(h: Mapping[Site, Tensor]) -> Tensor:
+        x, logits = (h[end][0, -1] for end in ends)
+        found = []
+        for target in targets:
+            if isinstance(target, Target):
+                found.append(target.value(logits, x))
+            else:
+                reads = active.reads(torch.tensor([active.place(*target[1:])]))[0]
+                found.append(reads @ h[inputs[target.layer]][0, target.pos].to(reads.dtype))
+        return torch.stack(found)
+
+    before, lost = values(clean), []
     for node in nodes:
         row = graph.nodes.iloc[node]
         if row["kind"] != "latent":
             raise ValueError(f"only latents are intervened on, node {node} is {row['kind']}: {row['label']}")
-        one = place[int(row["layer"]), int(row["pos"]), int(row["latent"])]
+        one = active.place(int(row["layer"]), int(row["pos"]), int(row["latent"]))
         edits = {}
         for layer, w in written.items():
             change = (factor - 1) * w.what()[w.by == one].sum(0)
             if change.any():
                 edits[Site(layer, "mlp_out")] = _adds(int(row["pos"]), change)
-        run = held.run(edits, [out], norms=False) if frozen else subject._run(held.tokens, edits, [out], grad=True)
-        lost.append((before - of @ run.h[out][0, -1]) / (1 - factor))
+        read = [*inputs, *ends]
+        run = held.run(edits, read, norms=False) if frozen else subject._run(held.tokens, edits, read, grad=True)
+        lost.append((before - values(run.h)) / (1 - factor))
     return torch.stack(lost, 1)
 
 

@@ -24,7 +24,7 @@ class Graph:
 
     `edges[i, j]`: what node j adds to the value of target i (a pre-activation before the encoder's bias is taken as a
     source of its own, a logit less the mean logit), in the target's units. `targets`: the node of each row. `weights`:
-    how much each target counts, 0 for all but logits.
+    how much each target counts, 0 for all that are not explained for themselves.
     """
 
     nodes: "pd.DataFrame"
@@ -124,18 +124,18 @@ class Graph:
     def prune(self, nodes: int | float = 0.8, edges: int | float = 0.98, *, most: int | None = None) -> "Graph":
         """The nodes that carry a share of the influence, then the edges that do, then nothing that leads nowhere.
 
-        Tokens and logits stay. Dropped edges are 0. `most` nodes in all, tokens and logits among them: those of most
+        Tokens and targets stay. Dropped edges are 0. `most` nodes in all, tokens and targets among them: those of most
         influence where the share would take more. Raises ValueError for shares that are none, and for `most` below the
-        number of tokens and logits.
+        number of tokens and targets.
         """
         for name, share in (("nodes", nodes), ("edges", edges)):
             if not 0 < share <= 1:
                 raise ValueError(f"{name} is a share of the influence within 0..1, got {share}")
-        found, always = self.influence(), self.of("token", "logit")
+        found, always = self.influence(), self._stay()
         chosen = _leading(found, nodes)
         if most is not None:
             if most < (room := int(always.sum())):
-                raise ValueError(f"most must be {room} or more, the number of tokens and logits, got {most}")
+                raise ValueError(f"most must be {room} or more, the number of tokens and targets, got {most}")
             others = torch.where(always, -1.0, found).argsort(descending=True)[most - room :]
             chosen[others] = False
         kept = self.only(chosen | always)
@@ -145,10 +145,16 @@ class Graph:
             feeds = (kept.edges != 0).any(0)
             fed = torch.zeros(len(kept.nodes), dtype=torch.bool)
             fed[kept.targets] = (kept.edges != 0).any(1)
-            alive = kept.of("token", "logit") | (feeds & (fed | ~kept.of("latent")))
+            alive = kept._stay() | (feeds & (fed | ~kept.of("latent")))
             if alive.all():
                 return kept
             kept = kept.only(alive)
+
+    def _stay(self) -> Bool[Tensor, " node"]:
+        """Tokens and what is explained."""
+        stay = self.of("token", "logit")
+        stay[self.targets[self.weights > 0]] = True
+        return stay
 
     def paths(self, count: int = 10) -> list[tuple[float, list[int]]]:
         """The `count` strongest paths into weighted targets: (product of shares x weight, nodes from the source on)."""

@@ -27,6 +27,13 @@ class Active:
     def __len__(self) -> int:
         return len(self.layer)
 
+    def place(self, layer: int, pos: int, latent: int) -> int:
+        """Which of them is this latent. Raises ValueError where it is not on."""
+        found = ((self.layer == layer) & (self.pos == pos) & (self.latent == latent)).nonzero()[:, 0]
+        if not len(found):
+            raise ValueError(f"latent {layer}/{latent} is not on at position {pos}")
+        return int(found[0])
+
     def reads(self, which: Int[Tensor, " some"] | None = None) -> Float[Tensor, "some d"]:
         """d pre / d vector of some latents, or all, in the model's units."""
         which = torch.arange(len(self)) if which is None else which

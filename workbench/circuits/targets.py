@@ -1,4 +1,4 @@
-"""What a graph explains: logits by probability, differences of logits, any direction the unembedding reads."""
+"""What a graph explains: logits by probability, their differences, any direction the unembedding reads, any latent."""
 
 from typing import Any, NamedTuple
 
@@ -8,15 +8,37 @@ from torch import Tensor
 
 from ..subject import Subject
 
-Goal = list[tuple[str, float, Tensor]]
-
 
 class Target(NamedTuple):
-    """A weighted sum of logits at the last position: `of` (vocab,), and how much the graph counts it."""
+    """A weighted sum of logits at the last position, `of` (vocab,), or a direction of what the unembedding receives
+    there, `of` (d,); and how much the graph counts it."""
 
     label: str
     weight: float
-    of: Float[Tensor, " vocab"]
+    of: Float[Tensor, " vocab_or_d"]
+
+    def value(self, logits: Float[Tensor, " vocab"], ends: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+        """What it is on a prompt. Raises ValueError where it fits neither."""
+        for vector in (logits, ends):
+            if self.of.shape == vector.shape:
+                return self.of.to(vector) @ vector
+        raise ValueError(
+            f"{self.label!r} must have {len(logits)} (vocab) or {len(ends)} (d), got {tuple(self.of.shape)}"
+        )
+
+
+class LatentTarget(NamedTuple):
+    """A latent's pre-activation at a position where it is on, and how much the graph counts it."""
+
+    weight: float
+    layer: int
+    pos: int
+    latent: int
+
+
+def latent(layer: int, pos: int, latent: int) -> list[LatentTarget]:
+    """One latent at one position."""
+    return [LatentTarget(1.0, layer, pos, latent)]
 
 
 def likely(subject: Subject, logits: Float[Tensor, " vocab"], *, mass: float = 0.95, most: int = 10) -> list[Target]:

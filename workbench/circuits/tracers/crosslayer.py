@@ -9,7 +9,7 @@ from typing import Any
 from ...dictionary import Dictionary
 from ...subject import Subject
 from ..graph import Graph
-from ..targets import Target
+from ..targets import LatentTarget, Target
 from . import transcoder
 
 
@@ -17,7 +17,7 @@ def trace(
     subject: Subject,
     prompt: Any,
     dictionary: Dictionary,
-    targets: Sequence[Target] | None = None,
+    targets: Sequence[Target | LatentTarget] | None = None,
     *,
     budget: int | None = None,
     batch: int = transcoder.AT_ONCE,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ...dictionary import Dictionary
 from ...subject import Subject
 from ..graph import Graph
-from ..targets import Target
+from ..targets import LatentTarget, Target
 from .transcoder import AT_ONCE, Tracing
 
 
@@ -21,7 +21,7 @@ def trace(
     subject: Subject,
     prompt: Any,
     transcoders: Mapping[int, Dictionary] | Dictionary,
-    targets: Sequence[Target] | None = None,
+    targets: Sequence[Target | LatentTarget] | None = None,
     *,
     threshold: int | float,
     batch: int = AT_ONCE,
@@ -39,15 +39,15 @@ def trace(
     if not threshold >= 0:
         raise ValueError(f"threshold is a size in logits, 0 or more, got {threshold}")
     run = Tracing(subject, prompt, transcoders, targets, batch=batch, progress=progress)
-    n, logits = len(run.active), len(run.goals)
-    weights = torch.tensor([goal.weight for goal in run.goals])
-    edges, kept = [run.rows(torch.arange(n, n + logits))], []
-    total = edges[0] * weights[:, None].to(edges[0].dtype)  # (logit, node), complete down to the layer at hand
+    first = run.first
+    edges, kept = [run.rows(first)], []
+    total = edges[0] * run.weights[first, None]  # (target, node), complete down to the layer at hand
     for layer in tqdm(reversed(run.layers), total=len(run.layers), desc="layers", disable=not progress):
         here = (run.active.layer == layer).nonzero()[:, 0]
+        here = here[~torch.isin(here, first)]
         kept.append(here[total[:, here].abs().amax(0) >= threshold])
         edges.append(run.rows(kept[-1]))
         total = total + (total[:, kept[-1]] / run.values[kept[-1]]) @ edges[-1]
     order = torch.cat(kept).argsort()
     rows = torch.cat([edges[0], torch.cat(edges[1:])[order]])
-    return run.merged(rows, torch.cat([torch.arange(n, n + logits), torch.cat(kept)[order]]))
+    return run.merged(rows, torch.cat([first, torch.cat(kept)[order]]))

@@ -19,7 +19,7 @@ from ...subject import Subject
 from ...subject.freeze import Held
 from .. import replacement
 from ..graph import Graph, frame
-from ..targets import Target, likely
+from ..targets import LatentTarget, Target, likely
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,18 +32,18 @@ def trace(
     subject: Subject,
     prompt: Any,
     transcoders: Mapping[int, Dictionary] | Dictionary,
-    targets: Sequence[Target] | None = None,
+    targets: Sequence[Target | LatentTarget] | None = None,
     *,
     budget: int | None = None,
     batch: int = AT_ONCE,
     progress: bool = True,
 ) -> Graph:
     """The graph of one prompt. `targets`: weighted logits at the last position, before any cap on them (the likely ones
-    unless given). `transcoders`: by layer, or a cross-layer one.
+    unless given), directions there, or latents (`targets.latent`). `transcoders`: by layer, or a cross-layer one.
 
-    `budget`: how many latents are visited, those of most influence first; the others' edges go to nodes `unexplored`.
-    Layers without a transcoder are one error node per position. With `progress` the memory that it will take is
-    estimated before. Raises ValueError for more than one text.
+    `budget`: how many latents are visited beside targets, those of most influence first; the others' edges go to nodes
+    `unexplored`. Layers without a transcoder are one error node per position. With `progress` the memory that it will
+    take is estimated before. Raises ValueError for more than one text, and a latent as target that is not on.
     """
     if budget is not None and budget < 1:
         raise ValueError(f"budget is the number of latents to visit, 1 or more, got {budget}")
@@ -62,7 +62,7 @@ class Tracing:
         subject: Subject,
         prompt: Any,
         transcoders: Mapping[int, Dictionary] | Dictionary,
-        targets: Sequence[Target] | None = None,
+        targets: Sequence[Target | LatentTarget] | None = None,
         *,
         batch: int = AT_ONCE,
         progress: bool = True,
@@ -82,9 +82,13 @@ class Tracing:
             clean = self.held.run({}, [self.embed, *self.reads, *self.writes, self.out]).h
         self.ends = clean[self.out][0, -1].detach().requires_grad_()
         logits = unembed(self.ends)
-        self.goals = list(targets) if targets is not None else likely(subject, logits.detach())
-        goal = torch.stack([g.of.to(logits.dtype) for g in self.goals]) @ logits
-        self.towards = torch.stack([torch.autograd.grad(one, self.ends, retain_graph=True)[0] for one in goal])
+        given = list(targets) if targets is not None else likely(subject, logits.detach())
+        if not given:
+            raise ValueError("no target: give one or more, or None for the likely next tokens")
+        self.goals = [target for target in given if isinstance(target, Target)]
+        goal = [target.value(logits, self.ends) for target in self.goals]
+        towards = [torch.autograd.grad(one, self.ends, retain_graph=True)[0] for one in goal]
+        self.towards = torch.stack(towards) if towards else self.ends.new_zeros(0, len(self.ends))
         self.keep = subject.exclusion.by_token(tokens, subject.special_ids)[0]
         self.inputs = {layer: clean[self.reads[layer]][0] for layer in self.layers}
         self.active, self.written = replacement.put(transcoders, self.inputs, self.keep)
@@ -93,9 +97,14 @@ class Tracing:
         with torch.no_grad():
             self.left = {i: clean[self.writes[i]][0] - self._stands_in(i, self.inputs[i]) for i in self.layers}
         self._linear(clean)
-        self.values = torch.cat([self.active.pre, goal.detach()])
+        self.values = torch.cat([self.active.pre, *(one.detach()[None] for one in goal)])
         self.starts = self._starts()
         self.columns = self.starts["logit"] + len(self.goals)
+        n = len(self.active)
+        latents = {self.active.place(*t[1:]): t.weight for t in given if isinstance(t, LatentTarget)}
+        self.first = torch.tensor([*range(n, n + len(self.goals)), *latents])  # places that have a row whatever comes
+        self.weights = self.words.new_zeros(n + len(self.goals))
+        self.weights[self.first] = self.weights.new_tensor([*(t.weight for t in self.goals), *latents.values()])
 
     def _starts(self) -> dict[str, int]:
         """Where each kind's columns begin."""
@@ -198,17 +207,16 @@ class Tracing:
 
     def graph(self, budget: int | None = None) -> Graph:
         """All targets' rows and those of the `budget` latents of most influence, found a few at a time."""
-        n, logits = len(self.active), len(self.goals)
-        goal = min(n, budget or n)
-        self._say(logits + goal)
-        edges = self.words.new_zeros(logits + goal, self.columns)
-        visited = torch.arange(n, n + logits)
-        self._fill(edges[:logits], visited)
+        n, first = len(self.active), len(self.first)
+        goal = min(n - int((self.first < n).sum()), budget or n)
+        self._say(first + goal)
+        edges, visited = self.words.new_zeros(first + goal, self.columns), self.first
+        self._fill(edges[:first], visited)
         with tqdm(total=goal, desc="latents", disable=not self.progress) as bar:
-            while (done := len(visited) - logits) < goal:
+            while (done := len(visited) - first) < goal:
                 value = self.influence(edges[: len(visited)], visited)[:n]
                 value[visited[visited < n]] = -1
-                count = min(4 * self.batch, goal - done) if goal < n else n
+                count = min(4 * self.batch, goal - done) if budget else goal
                 chosen = value.topk(count).indices.sort().values
                 self._fill(edges[len(visited) : len(visited) + count], chosen)
                 visited = torch.cat([visited, chosen])
@@ -217,15 +225,18 @@ class Tracing:
 
     def influence(self, edges: Float[Tensor, "target node"], which: Int[Tensor, " target"]) -> Float[Tensor, " node"]:
         """How much of the weighted targets each column makes, over all paths through these rows."""
-        layers, total = self.layer_of(which), edges.new_zeros(self.columns)
-        column = torch.where(which < len(self.active), which, which - len(self.active) + self.starts["logit"])
-        total[self.starts["logit"] :] = torch.tensor([g.weight for g in self.goals])
+        layers, column, total = self.layer_of(which), self._column(which), edges.new_zeros(self.columns)
+        total[self._column(self.first)] = self.weights[self.first]
         for layer in sorted(set(layers.tolist()), reverse=True):  # a layer's latents do not feed each other
             here = (layers == layer).nonzero()[:, 0]
             size = edges[here].abs()
             total += (total[column[here]] / size.sum(1).clamp_min(1e-30)) @ size
-        total[self.starts["logit"] :] = 0
+        total[self._column(self.first)] -= self.weights[self.first]
         return total
+
+    def _column(self, which: Int[Tensor, " target"]) -> Int[Tensor, " target"]:
+        n = len(self.active)
+        return torch.where(which < n, which, which - n + self.starts["logit"])
 
     def _say(self, rows: int) -> None:
         if not self.progress:
@@ -242,19 +253,18 @@ class Tracing:
         Raises ValueError when a row does not add up.
         """
         a, n = self.active, len(self.active)
-        column = torch.where(which < n, which, which - n + self.starts["logit"])
+        column = self._column(which)
         seen = torch.zeros(self.columns, dtype=torch.bool)
         seen[column], seen[n:] = True, True
         hidden = (~seen).nonzero()[:, 0]
         groups, member = (a.layer[hidden] * self.count + a.pos[hidden]).unique(return_inverse=True)
         pooled = edges.new_zeros(len(edges), len(groups)).index_add_(1, member, edges[:, hidden])
         number = torch.cumsum(seen.long(), 0) - 1
-        weights = torch.tensor([0.0] * n + [g.weight for g in self.goals])[which].to(edges.dtype)
         return Graph(
             self._table(seen[:n].nonzero()[:, 0], groups),
             torch.cat([edges[:, seen], pooled], 1),
             number[column],
-            weights,
+            self.weights[which],
         ).check()
 
     def _table(self, latents: Tensor, groups: Tensor) -> "pd.DataFrame":
