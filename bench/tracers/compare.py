@@ -1,12 +1,13 @@
 """Attribution graphs beside circuit-tracer's: the same model, transcoders, prompt and budget, in one run.
 
-    python bench/tracers/compare.py [--budget 1000] [--batch 64] [--record]
+    python bench/tracers/compare.py [--budget 1000] [--batch 64] [--record]     half a minute
+    python bench/tracers/compare.py --long [--record]                            ours alone, 1,024 tokens: eight minutes
 
 Needs `workbench transcoders smollm2-135m`; makes circuit-tracer's environment from its freeze on first use. Each
 library is a process of its own with as many threads; they take turns (A B A B). `seconds` is the call that makes a
-graph, the model loaded; `MB` its peak resident memory above the loaded model. Edges are compared where both have a
-row: the largest difference as a share of the row's largest term. circuit-tracer's first position has no latents; both
-let it have them here. The last row is ours alone: a prompt of 1,024 tokens, its memory that of the whole process.
+graph, the model loaded; `MB` its peak resident memory above the loaded model, with --long that of the whole process.
+Edges are compared where both have a row: the largest difference as a share of the sum of the row's absolute terms, and
+of its largest term, both in float32. circuit-tracer's first position has no latents; both let it have them here.
 """
 
 import argparse
@@ -38,11 +39,10 @@ from workbench.subject import offline
 
 HERE = Path(__file__).parent
 install.HERE = HERE  # its freezes are here: the rows of trainers do not hang on them
-NAME, TURNS, TOKENIZER = "smollm2-135m", 2, "tokenizer_config.json"
+NAME, TURNS, LONG, TOKENIZER = "smollm2-135m", 2, 500, "tokenizer_config.json"
 TEXT = "Then, Mary and John went to the store. John gave a drink to"
 TESTED = [f"workbench/circuits/{name}.py" for name in ("graph", "replacement", "targets", "tracers/transcoder")] + [
-    "workbench/subject/freeze.py",
-    "bench/tracers/*",
+    "workbench/subject/freeze.py"
 ]
 
 
@@ -124,8 +124,13 @@ def compare(first: Path, second: Path) -> dict[str, float]:
     ]
     x, y = a["edges"][picks[0]][:, picks[0]], b["edges"][picks[1]][:, picks[1]]
     rows = y.abs().amax(1) > 0
-    off = ((x - y).abs().amax(1) / y.abs().amax(1).clamp_min(1e-30))[rows]
-    return {"rows": int(rows.sum()), "largest difference": float(off.max()), "median difference": float(off.median())}
+    off, y = (x - y)[rows].abs().amax(1), y[rows].abs()
+    return {
+        "rows": int(rows.sum()),
+        "largest difference of sums": float((off / y.sum(1)).max()),
+        "of largest terms": float((off / y.amax(1)).max()),
+        "median": float((off / y.amax(1)).median()),
+    }
 
 
 def turn(command: list[str], job: dict[str, Any], home: Path) -> dict[str, Any]:
@@ -141,45 +146,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--record", action="store_true", help="write docs/measurements/circuit_tracer.json")
+    parser.add_argument("--long", action="store_true", help="a prompt of 1,024 tokens, ours alone")
+    parser.add_argument(
+        "--record", action="store_true", help="write docs/measurements/circuit_tracer.json, circuit_long"
+    )
     parser.add_argument("--ours", metavar="JOB", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ours:
         print(json.dumps(ours(json.loads(Path(options.ours).read_text()))))
         return
     subject = Subject(NAME)
+    job = {"layers": subject.layers, "threads": torch.get_num_threads(), "batch": options.batch}
+    mine = [sys.executable, str(HERE / "compare.py"), "--ours"]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        job = {"model": str(readable(home)), "transcoders": str(home / "transcoders.safetensors"),
-               "layers": subject.layers, "threads": torch.get_num_threads(), "batch": options.batch,
-               "budget": options.budget, "long": False, "k": export(home / "transcoders.safetensors"),
-               "ids": [0, *subject.tokens(TEXT).ids[0].tolist()]}  # fmt: skip
-        ways = {
-            "workbench": [sys.executable, str(HERE / "compare.py"), "--ours"],
-            "circuit-tracer": [str(environment()), str(HERE / "run_circuit_tracer.py")],
-        }
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
-        for _ in range(TURNS):
-            for name, command in ways.items():
-                found[name].append(turn(command, job | {"out": str(home / name)}, home))
-                print(name, found[name][-1], flush=True)
-        difference = compare(home / "workbench", home / "circuit-tracer")
-        text = "\n".join(list(corpus())[:20])
-        long = subject.tokenize(text, length=1024).ids[0].tolist()
-        last = turn(ways["workbench"], job | {"ids": long, "long": True, "budget": 500, "out": ""}, home)
-    rows = []
-    for name, runs in found.items():
-        seconds, peak = median(r["seconds"] for r in runs), median(r["peak"] for r in runs)
-        rows.append({"way": name, "tokens": len(job["ids"]), "budget": options.budget, "batch": options.batch,
-                     "seconds": seconds, "MB": peak / 1e6})  # fmt: skip
-    rows[1] |= {"x time": rows[1]["seconds"] / rows[0]["seconds"], "x memory": rows[1]["MB"] / rows[0]["MB"]}
-    rows[0] |= difference
-    rows.append({"way": "workbench, whole process", "tokens": len(long), "budget": 500, "batch": options.batch,
-                 "seconds": last["seconds"], "MB": last["peak"] / 1e6})  # fmt: skip
+        if options.long:
+            ids = subject.tokenize("\n".join(list(corpus())[:20]), length=1024).ids[0].tolist()
+            last = turn(mine, job | {"ids": ids, "long": True, "budget": LONG, "out": ""}, home)
+            row = {"way": "workbench, whole process", "tokens": len(ids), "budget": LONG, "batch": options.batch}
+            rows, name = [row | {"seconds": last["seconds"], "MB": last["peak"] / 1e6}], "circuit_long"
+        else:
+            rows, name = beside(job | {"budget": options.budget}, subject, mine, home), "circuit_tracer"
     for row in rows:
         print(row)
     if options.record:
-        record("circuit_tracer", "python bench/tracers/compare.py --record", rows, TESTED)
+        how = (
+            "python bench/tracers/compare.py --long --record"
+            if options.long
+            else "python bench/tracers/compare.py --record"
+        )
+        record(name, how, rows, TESTED)
+
+
+def beside(job: dict[str, Any], subject: Subject, mine: list[str], home: Path) -> list[dict[str, Any]]:
+    """Both libraries by turns, a row each."""
+    file = home / "transcoders.safetensors"
+    job |= {"model": str(readable(home)), "transcoders": str(file), "long": False, "k": export(file),
+            "ids": [0, *subject.tokens(TEXT).ids[0].tolist()]}  # fmt: skip
+    ways = {"workbench": mine, "circuit-tracer": [str(environment()), str(HERE / "run_circuit_tracer.py")]}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    for _ in range(TURNS):
+        for name, command in ways.items():
+            found[name].append(turn(command, job | {"out": str(home / name)}, home))
+            print(name, found[name][-1], flush=True)
+    rows = []
+    for name, runs in found.items():
+        seconds, peak = median(r["seconds"] for r in runs), median(r["peak"] for r in runs)
+        rows.append({"way": name, "tokens": len(job["ids"]), "budget": job["budget"], "batch": job["batch"],
+                     "seconds": seconds, "MB": peak / 1e6})  # fmt: skip
+    rows[0] |= compare(home / "workbench", home / "circuit-tracer")
+    rows[1] |= {"x time": rows[1]["seconds"] / rows[0]["seconds"], "x memory": rows[1]["MB"] / rows[0]["MB"]}
+    return rows
 
 
 if __name__ == "__main__":
