@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from workbench import lineage
 from workbench.batch import Batch, Exclusion
-from workbench.dictionary import Dictionary, Progress, Recipe, Term, load, losses, recipe, start, train
+from workbench.dictionary import Dictionary, Progress, Recipe, Term, load, losses, recipe, start, train, training
 from workbench.dictionary.core import Hook
 
 STREAM = Planted(d=12, atoms=20, on=2.5, rows=64, steps=30)
@@ -168,7 +168,7 @@ def test_the_log_counts_in_tokens_and_names_every_term(tmp_path):
     run(folder=tmp_path, log_every=10)
     rows = log(tmp_path)
     assert [row["step"] for row in rows] == [10, 20, 30] and rows[-1]["tokens"] == 30 * 64
-    wanted = {"step", "tokens", "mse", "auxk", "total", "l0", "fvu", "dead", "lr", "tokens_per_second"}
+    wanted = {"step", "tokens", "mse", "auxk", "total", "l0", "fvu", "dead", "lr", "tokens_per_second", "densities"}
     assert all(set(row) == wanted for row in rows)
     assert all(abs(row["l0"] - 3) < 1e-9 for row in rows), "the batch's budget is k per row"
     spec = lineage.read_json(tmp_path / "spec.json")
@@ -190,6 +190,24 @@ def test_a_latent_silent_for_dead_after_tokens_is_dead_and_auxk_hears_of_it():
         made.dictionary.encoder.bias[5:] = -3.0
     run(made=made, dead_after=64 * 5, on_row=rows.append, log_every=1)
     assert rows[-1]["dead"] < 27 / 32 and any(row["auxk"] > 0 for row in rows[30:])
+
+
+def test_the_log_counts_latents_by_how_often_they_fire():
+    made = recipe("topk_auxk", **ARGS)
+    with torch.no_grad():
+        made.dictionary.encoder.bias[3:] = -1e3
+        made.dictionary.encoder.bias[:3] = 1e3  # k = 3: these in every row, the others in none
+    rows = []
+    run(made=made, on_row=rows.append, log_every=7, lr=1e-9)
+    assert [row["densities"] for row in rows] == [[29, *[0] * 11, 3]] * 5
+
+
+def test_densities_by_hand():
+    learner = training._Learner(recipe("k_sparse", **ARGS), 1e-3, 0)
+    learner.rows = 10_000_000
+    learner.fired[:6] = torch.tensor([1, 9, 11, 1_000_000, 4_000_000, 10_000_000])
+    assert learner.densities() == [26, 3, *[0] * 9, 1, 2]
+    assert learner.densities() == [32, *[0] * 12], "counted since the last row of the log"
 
 
 def test_a_short_run_finishes_its_warm_ups():

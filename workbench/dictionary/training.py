@@ -25,6 +25,7 @@ from .schedules import trapezoid
 
 REFRESH = 10  # steps between two looks at which latents are dead
 MEASURE = 65_536  # rows measured before step 0
+DENSITIES = [10 ** (p / 2) for p in range(-12, 0)]  # edges of the log's histogram: half decades from 1e-6
 
 
 def train(
@@ -60,6 +61,8 @@ def train(
     `gemm="bfloat16"` ranks latents by a bfloat16 product and decides among the best quarter too many by their float32
     values: faster where the processor multiplies bfloat16, for sparsifiers that select.
 
+    A row of the log holds the terms, L0, FVU, the dead share, and `densities`: of the rows since the last one, how many
+    latents fired on none of them, then on a share in each half decade from 1e-6 on (the first takes what is below).
     With a `folder`: spec.json, weights.safetensors, an append-only log.jsonl and checkpoints (a folder each, named
     `0_variant`, for several recipes). A run that was killed goes on from its last checkpoint and ends bit for bit as if
     it had not been, on CPU with the same number of threads; a finished one is loaded.
@@ -111,10 +114,11 @@ def train(
 
 
 class Running:
-    """A training run in a thread: `rows` is the log so far; `wait()` gives what `train` would have given."""
+    """A training run in a thread of so many `steps`: `rows` is the log so far; `wait()` gives what `train` would have."""
 
     def __init__(self, recipe: Recipe | Sequence[Recipe], stream: Stream, **options: Any):
         self.rows: list[dict[str, Any]] = []
+        self.steps = len(stream)
         self._stop, self._go = threading.Event(), threading.Event()
         self._go.set()
         self._result: Any = None
@@ -182,6 +186,8 @@ class _Learner:
         device = self.dictionary.scale_in.device
         self.idle: Int[Tensor, " latent"] = torch.zeros(self.dictionary.latents, dtype=torch.long, device=device)
         self.dead: Int[Tensor, " dead"] = torch.zeros(0, dtype=torch.long, device=device)
+        self.fired: Int[Tensor, " latent"] = torch.zeros_like(self.idle)  # rows since the last row of the log
+        self.rows = 0
         # first bad step of each term and of their total, -1 while there is none; on the device, read now and then
         self.bad: Int[Tensor, " term"] = torch.full((len(recipe.losses) + 1,), -1, device=device)
         self.rng = torch.Generator().manual_seed(seed)
@@ -219,10 +225,13 @@ class _Learner:
         self.dictionary.zero_grad(set_to_none=True)
         for hook in self.recipe.hooks:
             hook.after_step(self.dictionary, seen, at)
+        fired = seen.code.fired()
+        self.fired += fired
+        self.rows += len(seen.x)
         self.idle += len(seen.x)
-        self.idle.masked_fill_(seen.code.fired() > 0, 0)
+        self.idle.masked_fill_(fired > 0, 0)
 
-    def row(self, seen: Pass, terms: dict[str, Tensor], total: Tensor, after: int) -> dict[str, float]:
+    def row(self, seen: Pass, terms: dict[str, Tensor], total: Tensor, after: int) -> dict[str, Any]:
         with torch.no_grad():
             error = (seen.y - seen.y_hat).square().flatten(1).sum(-1).mean()
             found = terms | {
@@ -231,7 +240,17 @@ class _Learner:
                 "fvu": error / seen.variance,
                 "dead": (self.idle > after).double().mean(),
             }
-            return {name: float(value.detach()) for name, value in found.items()}
+            return {name: float(value.detach()) for name, value in found.items()} | {"densities": self.densities()}
+
+    def densities(self) -> list[int]:
+        """Latents by the share of rows on which they fired since this was last asked: none, then half decades."""
+        on = self.fired[self.fired > 0].double() / max(1, self.rows)
+        bins = torch.bucketize(on, torch.tensor(DENSITIES[1:], dtype=on.dtype, device=on.device), right=True)
+        counts = torch.bincount(bins, minlength=len(DENSITIES)).tolist()
+        found = [len(self.fired) - len(on), *counts]
+        self.fired.zero_()
+        self.rows = 0
+        return found
 
     def check(self, lr: float, step: int) -> None:
         """Raise for the first step at which a term was not finite, or for weights that are not before `step`."""
@@ -251,7 +270,8 @@ class _Learner:
         found = {f"weights/{k}": v for k, v in self.dictionary.state_dict().items()}
         for name, p in self.stepped.items():
             found |= {f"adam/{name}/{k}": v for k, v in self.optimiser.state[p].items()}
-        return found | {"idle": self.idle, "dead": self.dead, "bad": self.bad, "rng": self.rng.get_state()}
+        rest = {"idle": self.idle, "dead": self.dead, "bad": self.bad, "rng": self.rng.get_state()}
+        return found | rest | {"fired": self.fired, "rows": torch.tensor(self.rows)}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -262,6 +282,8 @@ class _Learner:
             for key, here in self.optimiser.state[p].items():
                 here.copy_(state[f"adam/{name}/{key}"])
         self.idle.copy_(state["idle"])
+        self.fired.copy_(state["fired"])
+        self.rows = int(state["rows"])
         self.dead, self.bad = (state[key].clone().to(self.idle.device) for key in ("dead", "bad"))
         self.rng.set_state(state["rng"].clone())
 
