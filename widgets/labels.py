@@ -1,5 +1,6 @@
 """Names that people give: kept in a local JSON file, shared by all widgets that are given the same file."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,8 +19,11 @@ class Labels(Mapping[str, str]):
         self.path = None if path is None else Path(path)
         self._known: dict[str, str] = {}
         if self.path is not None and self.path.exists():
-            known = lineage.read_json(self.path)
-            if not all(isinstance(v, str) for v in known.values()):
+            try:
+                known = json.loads(self.path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{self.path} is not JSON ({error}): mend it, or choose another file") from error
+            if not isinstance(known, dict) or not all(isinstance(v, str) for v in known.values()):
                 raise ValueError(f"{self.path} must hold one text for each key: choose another file for labels")
             self._known = known
 
@@ -33,7 +37,7 @@ class Labels(Mapping[str, str]):
         else:
             self._known.pop(str(key), None)
         if self.path is not None:
-            lineage.write_json(self.path, self._known)
+            lineage.write(self.path, (json.dumps(self._known, indent=1, ensure_ascii=False) + "\n").encode())
 
     def __getitem__(self, key: object) -> str:
         return self._known[str(key)]

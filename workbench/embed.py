@@ -1,7 +1,7 @@
 """Widgets as HTML that needs no kernel: their state as inert JSON, each module once a page, and a small runtime.
 
-Any anywidget draws from its state and keeps what its own JavaScript does; boxes, labels and texts of ipywidgets are laid
-out; another control is named in a line. Python is gone: what a click would ask of it stays unanswered.
+Any anywidget draws from its state and keeps what its own JavaScript does; boxes, labels and texts of ipywidgets are
+laid out; another control is named in a line. Python is gone: what a click would ask of it stays unanswered.
 """
 
 import base64
@@ -15,7 +15,7 @@ from .html import Markup, escape, join, tag
 
 RUNTIME = Path(__file__).parent / "embed.js"
 SHARED = ("_esm", "_css")
-# the browser itself refuses whatever a page may try to load; figures and WebGL build functions (eval), modules are blobs
+# the browser itself refuses whatever a page may try to load; WebGL figures build functions (eval), modules are blobs
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; media-src data:; worker-src blob:; connect-src data: blob:"

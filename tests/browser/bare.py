@@ -20,7 +20,8 @@ from widgets import worker
 HARNESS = """async ([source, style, state]) => {
   const view = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
   const revive = v => v && v.__bytes !== undefined ? view(v.__bytes)
-    : Array.isArray(v) ? v.map(revive) : v && typeof v === 'object' ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, revive(x)])) : v;
+    : Array.isArray(v) ? v.map(revive)
+    : v && typeof v === 'object' ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, revive(x)])) : v;
   const on = {}, pending = {};
   window.state = revive(state);
   window.out = [];
@@ -60,7 +61,7 @@ class At:
         self._known = widget.get_state()
 
     def settle(self, timeout: float = 30) -> None:
-        """Carry what the page said to Python, wait for the widgets' worker, carry the answer back, until all is still."""
+        """Carry what the page said to Python, wait for the worker, carry the answer back, until all is still."""
         while True:
             said = self.page.evaluate("window.out.splice(0)")
             for change in said:

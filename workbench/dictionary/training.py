@@ -114,7 +114,7 @@ def train(
 
 
 class Running:
-    """A training run in a thread of so many `steps`: `rows` is the log so far; `wait()` gives what `train` would have."""
+    """A training run of `steps` in a thread: `rows` is the log so far; `wait()` gives what `train` would have given."""
 
     def __init__(self, recipe: Recipe | Sequence[Recipe], stream: Stream, **options: Any):
         self.rows: list[dict[str, Any]] = []
