@@ -57,7 +57,7 @@ def test_the_page_is_sealed_and_shows_everything(done):
 
 
 def test_code_shows_on_request(done):
-    assert "import pandas" in report.page(done.notebook, code=True)
+    assert "import pandas" in report.rendered(done.notebook, code=True)
 
 
 def test_a_failing_notebook_leaves_its_page_and_a_line_in_the_index(tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_pictures_come_in_and_what_lies_elsewhere_is_named(tmp_path):
     )
     output = new_output("display_data", {"text/html": html})
     nbformat.write(new_notebook(cells=[cell, new_code_cell("x", outputs=[output])]), tmp_path / "n.ipynb")
-    made = report.page(tmp_path / "n.ipynb")
+    made = report.rendered(tmp_path / "n.ipynb")
     assert "data:image/png;base64,ZG90" in made
     assert "data:image/gif;base64,Z2lm" in made
     for address in ("https://example.org/b.png", "gone.png", "e.png", "https://example.org/x.js", "//example.org"):
@@ -208,11 +208,11 @@ def test_pictures_come_in_and_what_lies_elsewhere_is_named(tmp_path):
 
 def test_sections_are_listed_when_there_are_several():
     cells = [new_markdown_cell("# T")] + [new_markdown_cell(f"## Part `{i}`") for i in range(3)]
-    made = report.page(new_notebook(cells=cells))
+    made = report.rendered(new_notebook(cells=cells))
     targets = re.findall(r'<a href="#([^"]+)">Part \d</a>', made)
     assert len(targets) == 3
     assert all(f'<h2 id="{name}"' in made for name in targets)
-    assert "<nav>" not in report.page(new_notebook(cells=cells[:3]))
+    assert "<nav>" not in report.rendered(new_notebook(cells=cells[:3]))
 
 
 def test_frames_and_title_reach_the_figure():
@@ -235,7 +235,7 @@ def test_a_progress_bar_written_in_pieces_is_one_line():
     pieces.insert(
         2, new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": " 0%|  |"})
     )
-    html = report.page(new_notebook(cells=[new_code_cell("x", outputs=[*pieces[3:], *pieces[:3]])]), title="Bars")
+    html = report.rendered(new_notebook(cells=[new_code_cell("x", outputs=[*pieces[3:], *pieces[:3]])]), title="Bars")
     assert "live widget" not in html
     assert html.count("train ") == 1 and "train 1/3" in html
 
@@ -250,7 +250,7 @@ def test_outputs_of_every_kind_have_a_form():
         new_output("execute_result", {"text/plain": "'plain'"}, execution_count=1),
         new_output("error", ename="KeyError", evalue="\x1b[1m'<x>'", traceback=["\x1b[31mred\x1b[0m"]),
     ]
-    html = report.page(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), title="All")
+    html = report.rendered(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), title="All")
     for part in (
         "a &lt;b&gt;",
         "base64,iVBORw0KGgo=",
@@ -263,3 +263,50 @@ def test_outputs_of_every_kind_have_a_form():
     assert "KeyError: &#x27;&lt;x&gt;&#x27;" in html
     assert "\x1b" not in html
     nbformat.validate(new_notebook(cells=[new_code_cell("x", outputs=outputs)]))
+
+
+def test_a_page_of_things_from_a_live_notebook(tmp_path):
+    import pandas as pd
+    import plotly.graph_objects as go
+    import torch
+
+    from widgets import TokenStrip
+    from workbench.evaluate.scores import Score, Scores
+
+    one = Score("fvu", 0.25, 0.2, 0.3, "share", "lower", (0.0, 2.0), 1.0, 40, "rows", 0.0, "40 documents")
+    strip = TokenStrip(tokens=["<b>", "</script><script>alert(1)</script>"], values=[1, 2])
+    items = [
+        "# Findings\n\nA *line*.",
+        Scores.of(one),
+        go.Figure(go.Bar(y=[1, 2])),
+        strip,
+        strip,
+        pd.DataFrame({"n": [7]}),
+    ]
+    path = report.page(tmp_path / "p.html", items, title="T & U")
+    html = path.read_text()
+    assert "<em>line</em>" in html and "T &amp; U" in html and html.count("data-figure=") == 1
+    assert "<td>0.25</td>" in html and "95 % from" in html and "<td>7</td>" in html
+    assert html.count(f'data-model="{strip.model_id}"') == 2 and html.count("wb-token-strip") == 1, "one module a page"
+    assert "<script>alert" not in html
+    with pytest.raises(TypeError, match="figures, tables, scores and widgets, got Tensor"):
+        report.page(tmp_path / "q.html", [torch.zeros(2)])
+    with pytest.raises(TypeError, match="put it in a list"):
+        report.page(tmp_path / "q.html", "text")
+    assert not (tmp_path / "q.html").exists()
+
+
+def test_a_notebooks_widgets_are_drawn_from_what_it_kept():
+    output = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "W"}
+    state = {
+        "ab": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_cd"]}},
+        "cd": {"model_name": "AnyModel", "state": {"_esm": "export default {}", "_css": "", "live": True}},
+        "ef": {"model_name": "AnyModel", "state": {"_esm": "of no output", "_css": ""}},
+    }
+    kept = {"application/vnd.jupyter.widget-state+json": {"state": state, "version_major": 2, "version_minor": 0}}
+    node = new_notebook(
+        cells=[new_code_cell("x", outputs=[new_output("display_data", output)])], metadata={"widgets": kept}
+    )
+    html = report.rendered(node)
+    assert 'data-model="ab"' in html and "export default {}" in html and '"live":false' in html
+    assert "of no output" not in html

@@ -1,4 +1,4 @@
-"""An executed notebook as one HTML file that asks for nothing: no network, no folder beside it."""
+"""An executed notebook, or things from a live one, as one HTML file that asks for nothing: no network, no folder."""
 
 import ast
 import base64
@@ -11,22 +11,62 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import embed, lineage
 from ..html import Markup, escape, join, tag
 from .scraps import SCRAP
 
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
 HIDDEN = {"hide-cell", "parameters", "injected-parameters"}
 STYLE = (Path(__file__).parent / "page.css").read_text()
 NO_MAIN = "the notebook has no cell to show"
-# the browser itself refuses whatever a notebook's own HTML may try to load; WebGL figures build functions (eval)
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; media-src data:; worker-src blob:; connect-src data: blob:"
-)
 LOADERS = ["img", "script", "link", "iframe", "embed", "object", "source", "audio", "video"]
 
 
-def page(
+def page(path: Path | str, items: Sequence[Any], *, title: str = "Report") -> Path:
+    """Things of a live notebook as a page: text (markdown), figures, tables, scores, widgets, anything with HTML.
+
+    Widgets are shown as they stand; what they do without Python works in the page too. Raises TypeError for what has
+    no picture.
+    """
+    if isinstance(items, str) or not isinstance(items, Sequence):
+        raise TypeError(f"items must be a list of things to show, got {type(items).__name__}: put it in a list")
+    widgets = [item for item in items if hasattr(item, "get_view_spec")]
+    state = embed.states(widgets) if widgets else {}
+    parts, figures = [], 0
+    for item in items:
+        made, drew = piece(item, figures)
+        figures += drew
+        parts.append(made)
+    return lineage.write(Path(path), whole(parts, figures, state, title=title).encode())
+
+
+def piece(item: Any, figures: int) -> tuple[Markup, int]:
+    """One thing as HTML, and how many figures it drew."""
+    if isinstance(item, str):
+        return tag("section", sealed(markdown(item), Path()), attrs={"class": "text"}), 0
+    if hasattr(item, "get_view_spec"):
+        return embed.view(item.model_id), 0
+    if hasattr(item, "to_plotly_json"):
+        return figure(json.loads(item.to_json()), figures), 1
+    if hasattr(item, "entries") and hasattr(item, "table"):
+        item = readable(item)
+    if callable(given := getattr(item, "_repr_html_", None)) and (html := given()):
+        return tag("div", sealed(Markup(html), Path()), attrs={"class": "html"}), 0
+    raise TypeError(
+        f"a page shows text, figures, tables, scores and widgets, got {type(item).__name__}: give one of these"
+    )
+
+
+def readable(scores: Any) -> Any:
+    """Scores as a table for people: value with interval, chance, direction."""
+    table = scores.table()
+    shown = table[["metric", "value", "low", "high", "unit", "direction", "chance", "n", "counted"]]
+    return shown.rename(columns={"low": "95 % from", "high": "to", "direction": "better"})
+
+
+def rendered(
     notebook: Any,
     *,
     title: str = "",
@@ -34,11 +74,11 @@ def page(
     footer: Mapping[str, object] | None = None,
     folder: Path | str | None = None,
 ) -> str:
-    """The page of an executed notebook (a node or a path). Code is hidden unless `code`.
+    """The HTML of an executed notebook (a node or a path). Code is hidden unless `code`.
 
-    Cells tagged `hide-cell` vanish; the parameters are shown as a table; plotly figures stay interactive. Widgets that
-    live in a kernel are replaced by a line that says so; pictures are taken in from `folder` (the notebook's own), and
-    what a cell's HTML would load from elsewhere is named instead of loaded.
+    Cells tagged `hide-cell` vanish; the parameters are shown as a table; plotly figures stay interactive, and so does
+    what a widget does without Python, where the notebook kept its state. Pictures are taken in from `folder` (the
+    notebook's own), and what a cell's HTML would load from elsewhere is named instead of loaded.
     """
     import nbformat
 
@@ -48,6 +88,7 @@ def page(
     title = title or heading(node) or "Report"
     figures = 0
     parts = []
+    state = node.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     for cell in node.cells:
         tags = set(cell.get("metadata", {}).get("tags", []))
         if cell.cell_type == "markdown":
@@ -61,23 +102,38 @@ def page(
         if code:
             parts.append(tag("pre", tag("code", cell.source), attrs={"class": "code"}))
         for output in joined(cell.get("outputs", [])):
-            made, drew = show(output, figures, folder)
+            made, drew = show(output, figures, folder, state)
             figures += drew
             parts.append(made)
-    body = tag("main", *parts) if parts else tag("main", NO_MAIN)
-    script = Markup(f"<script>{in_script(plotly_js())}</script>") if figures else ""
-    head = tag(
-        "head",
-        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        Markup('<link rel="icon" href="data:,">'),
-        tag("title", title),
-        Markup(f"<style>{STYLE}</style>"),
-        script,
-        Markup(f"<script>{DRAW}</script>") if figures else "",
-    )
+    return whole(parts or [NO_MAIN], figures, shown(state, parts), title=title, footer=footer)
+
+
+def whole(
+    parts: Sequence[object],
+    figures: int,
+    state: embed.State,
+    *,
+    title: str,
+    footer: Mapping[str, object] | None = None,
+) -> str:
+    """Pieces as a page, with what draws its figures and widgets."""
+    scripts = [Markup(f"<script>{embed.in_script(plotly_js())}</script>"), Markup(f"<script>{DRAW}</script>")]
+    head = join(Markup(f"<style>{STYLE}</style>"), *(scripts if figures else ()))
     feet = tag("footer", table(footer)) if footer else ""
-    return "<!doctype html>\n" + tag("html", head, tag("body", body, feet), attrs={"lang": "en"})
+    body = join(tag("main", *parts), feet, embed.scripts(state) if state else "")
+    return embed.page(body, title=title, head=head)
+
+
+def shown(state: embed.State, parts: Sequence[str]) -> dict[str, Any]:
+    """The models that stand in the page, and those they hold."""
+    found: dict[str, Any] = {}
+    wanted = [name for name in state if any(f'data-model="{name}"' in part for part in parts)]
+    while wanted:
+        name = wanted.pop()
+        if name not in found and name in state:
+            found[name] = state[name]
+            wanted += re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[name]["state"]))
+    return found
 
 
 def heading(node: Any) -> str:
@@ -188,8 +244,8 @@ def joined(outputs: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         yield last
 
 
-def show(output: Mapping[str, Any], figures: int, folder: Path) -> tuple[Markup, int]:
-    """One output as HTML, and how many figures it drew."""
+def show(output: Mapping[str, Any], figures: int, folder: Path, state: embed.State) -> tuple[Markup, int]:
+    """One output as HTML, and how many figures it drew; `state` is what the notebook kept of its widgets."""
     kind = output["output_type"]
     if kind == "stream":
         text = last_states(output["text"])
@@ -205,7 +261,7 @@ def show(output: Mapping[str, Any], figures: int, folder: Path) -> tuple[Markup,
         return Markup(""), 0
     if PLOTLY in data:
         return figure(data[PLOTLY], figures), 1
-    if "text/html" in data and "application/vnd.jupyter.widget-view+json" not in data:
+    if "text/html" in data and WIDGET not in data:
         return tag("div", sealed(Markup(text_of(data["text/html"])), folder), attrs={"class": "html"}), 0
     if "image/svg+xml" in data:
         return tag("div", Markup(text_of(data["image/svg+xml"])), attrs={"class": "html"}), 0
@@ -215,9 +271,11 @@ def show(output: Mapping[str, Any], figures: int, folder: Path) -> tuple[Markup,
     if "text/markdown" in data:
         text = sealed(markdown(text_of(data["text/markdown"])), folder)
         return tag("section", text, attrs={"class": "text"}), 0
-    if "application/vnd.jupyter.widget-view+json" in data:
+    if WIDGET in data:
         if "%|" in text_of(data.get("text/plain", "")):
             return Markup(""), 0  # a progress bar: the work is done
+        if (model := data[WIDGET].get("model_id")) in state:
+            return embed.view(model), 0
         return tag("p", "A live widget stood here: open the notebook to use it.", attrs={"class": "note"}), 0
     return tag("pre", text_of(data.get("text/plain", "")), attrs={"class": "plain"}), 0
 
@@ -258,11 +316,6 @@ def plotly_js() -> str:
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()
-
-
-def in_script(text: str) -> str:
-    """Text that cannot end the script it stands in."""
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 DRAW = """document.addEventListener('DOMContentLoaded', () => {

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import lineage
 from ..html import Markup, join, tag
-from .page import STYLE, heading, page, settings
+from .page import STYLE, heading, rendered, settings
 from .scraps import scraps
 
 KERNEL = "workbench"
@@ -123,7 +123,7 @@ def run(
         "Commit": record["commit"] or "not in a repository",
     }
     lineage.write(
-        html, masked(page(node, title=record["title"], code=code, footer=footer, folder=source.parent)).encode()
+        html, masked(rendered(node, title=record["title"], code=code, footer=footer, folder=source.parent)).encode()
     )
     write_index(out)
     return Result(name, html, ran, results, values, record["error"], seconds)
