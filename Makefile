@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser notebooks torture torture-short bench frontier transcoders mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench frontier transcoders mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -37,7 +37,13 @@ doctor: $(STAMP)  ## versions, device, cache, one test figure
 	$(VENV)/bin/workbench doctor
 
 browser: $(STAMP)  ## pages in headless Chromium, network refused
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m browser
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -q -m browser
+
+widgets:  ## build widgets/static from widgets/src (needs node; the built files are committed)
+	cd widgets && npm ci && node build.mjs
+
+pictures: $(STAMP)  ## each widget in light and dark at 1,000 and 1,600 px (docs/widgets/)
+	$(PY) tools/build_pictures.py
 
 notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m

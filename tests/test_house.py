@@ -1,6 +1,8 @@
 """The house's own rules: who imports whom, what ships, what a first import costs."""
 
 import ast
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOORS = {"site", "batch", "code", "edit", "lineage", "catalogue", "html"}
+DOORS = {"site", "batch", "code", "edit", "lineage", "catalogue", "html", "embed"}
 ROOMS = {  # room -> rooms it may import beside the doors
     "subject": set(),
     "harvest": {"subject"},
@@ -84,6 +86,13 @@ def test_rooms_import_only_what_stands_below_them(path):
     assert not broken_arrows(path)
 
 
+def test_widgets_stand_beside_the_report():
+    for path in files("widgets"):
+        if "node_modules" not in path.parts:
+            names = imports(path)
+            assert not [n for n in names if n.startswith(("workbench.report", "nnsight"))], path.name
+
+
 def test_a_broken_arrow_is_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     bad = tmp_path / "workbench" / "harvest" / "x.py"
@@ -146,7 +155,19 @@ def test_shipped_pages_load_nothing_from_a_network():
         p for f in ("workbench", "widgets") for s in ("js", "mjs", "css", "html") for p in (ROOT / f).rglob(f"*.{s}")
     ]
     pattern = re.compile(r"""(?:src|href|import|from|url\()[^A-Za-z]{0,4}https?://""")
-    assert not [str(p) for p in shipped if pattern.search(p.read_text(errors="replace"))]
+    own = [p for p in shipped if "node_modules" not in p.parts]
+    assert not [str(p) for p in own if pattern.search(p.read_text(errors="replace"))]
+
+
+def test_built_widgets_are_of_these_sources():
+    """`make widgets` writes the hash of what it built; node is not needed to see that it was forgotten."""
+    folder, h = ROOT / "widgets", hashlib.sha256()
+    sources = sorted(p.relative_to(folder).as_posix() for p in (folder / "src").rglob("*") if p.is_file())
+    for name in [*sources, "package-lock.json", "build.mjs"]:
+        h.update(f"{name}\n".encode() + (folder / name).read_bytes())
+    known = json.loads((folder / "static" / "sources.json").read_text())["sha256"]
+    assert known == h.hexdigest(), "run `make widgets` and commit widgets/static"
+    assert '"resolved"' not in (folder / "package-lock.json").read_text(), "the lock names no registry's host"
 
 
 def test_no_pickle_is_opened():

@@ -28,8 +28,9 @@ def test_the_wheel_carries_its_data_and_its_doctor_runs(tmp_path):
     shipped = {
         name
         for name in tracked.split("\0")
-        if name.startswith(("workbench/", "widgets/")) and not name.endswith((".py", ".md", ".gitkeep"))
+        if name.startswith(("workbench/", "widgets/static/")) and not name.endswith((".py", ".md", ".gitkeep"))
     }
+    assert not [name for name in inside if name.startswith(("widgets/src/", "widgets/node_modules/"))]
     assert shipped <= inside, f"not in the wheel: {sorted(shipped - inside)}"
     assert any(name.endswith("NOTICE") for name in inside)
     assert not [name for name in inside if name.startswith(("tests/", "bench/", "notebooks/"))]

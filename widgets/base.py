@@ -10,10 +10,12 @@ import anywidget
 import traitlets as t
 
 from workbench import embed, lineage
+from workbench.html import Markup
 
 from . import worker
 
 STATIC = Path(__file__).parent / "static"
+STYLE = Markup("<style>:root { color-scheme: light dark; } body { margin: 16px auto; max-width: 1600px; }</style>")
 PAUSE = 0.2  # seconds between two updates of one widget: a screen needs no more
 
 
@@ -67,21 +69,37 @@ class Widget(anywidget.AnyWidget):
         def failed(error: Exception) -> None:
             self.put(error=one_line(error))
 
+        if what and worker.busy():
+            self.put(busy=f"{what}: waits for its turn")
         return worker.submit((id(self), key or what), run, failed)
 
     def cancel(self, key: str) -> None:
         """Drop what waits under a key of `work`, and tell what runs to end."""
         worker.cancel((id(self), key))
+        if not worker.pending(id(self)):
+            self.put(busy="")
 
     def close(self) -> None:
         worker.cancel_all(id(self))
         super().close()
 
+    def _repr_mimebundle_(self, **given: Any) -> Any:
+        """What a notebook keeps: the widget, and where there is one a picture for viewers that draw no widgets."""
+        data, metadata = super()._repr_mimebundle_(**given) or ({}, {})
+        still = self._still()
+        return (data | {"text/html": still} if still else data), metadata
+
+    def _still(self) -> str:
+        """HTML without script that stands for the widget; none by default."""
+        return ""
+
     def to_html(self, path: Path | str | None = None, *, title: str = "") -> str:
         """A page with this widget alone that needs no kernel and no network, written to `path` if one is given."""
-        state = embed.states([self])
+        return self._whole_page(embed.states([self]), path, title)
+
+    def _whole_page(self, state: dict[str, Any], path: Path | str | None, title: str) -> str:
         body = embed.join(embed.view(self.model_id), embed.scripts(state))
-        html = embed.page(body, title=title or type(self).__name__)
+        html = embed.page(body, title=title or type(self).__name__, head=STYLE)
         if path is not None:
             lineage.write(Path(path), html.encode())
         return html

@@ -5,7 +5,7 @@ from typing import Any
 
 import traitlets as t
 
-from . import payload
+from . import payload, still
 from .base import STATIC, Widget
 
 
@@ -36,3 +36,6 @@ class TokenStrip(Widget):
     ):
         made: dict[str, Any] = payload.strip(tokens, values)
         super().__init__(strip=made, peak=peak, label=label, unit=unit and f" {unit}")
+
+    def _still(self) -> str:
+        return still.strip(self.strip["tokens"], self.strip["values"], peak=self.peak, label=self.label)

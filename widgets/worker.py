@@ -52,6 +52,19 @@ def cancel(key: Hashable) -> None:
             _running.cancel()
 
 
+def pending(owner: Hashable) -> bool:
+    """Whether a call waits or runs whose key is a tuple beginning with `owner`."""
+    with _changed:
+        jobs = [*_waiting, *([_running] if _running is not None else [])]
+        return any(isinstance(job.key, tuple) and job.key[0] == owner for job in jobs)
+
+
+def busy() -> bool:
+    """Whether a call waits or runs."""
+    with _changed:
+        return bool(_waiting) or _running is not None
+
+
 def cancel_all(owner: Hashable) -> None:
     """`cancel` for all keys that are tuples beginning with `owner`."""
     with _changed:

@@ -126,7 +126,7 @@ def _head(index: Index, latent: int, line: Any, note: str | None) -> Markup:
             for name, value, title in facts
         )
     )
-    token = tag("span", _visible(line["top_token"]), attrs={"class": "wb-name", "title": "token it fires on most"})
+    token = tag("span", visible(line["top_token"]), attrs={"class": "wb-name", "title": "token it fires on most"})
     return tag(
         "header",
         tag("h3", f"latent {latent}", token if line["top_token"] else ""),
@@ -189,12 +189,12 @@ def _token(word: str, value: float, peak: float, center: bool, pos: int) -> Mark
         style = f"--a:{min(1.0, 0.12 + 0.88 * abs(value) / peak):.3f}"
     title = f"{_quoted(word)} · {'left out' if left_out else _number(value)} · position {pos}"
     # an inner bdi: a right-to-left token must not reorder its neighbours
-    shown = tag("bdi", _visible(word))
+    shown = tag("bdi", visible(word))
     attrs = {"class": " ".join(classes), "style": style, "title": title}
     return join(tag("span", shown, attrs=attrs), Markup("<br>") if word.endswith("\n\n") else Markup("<wbr>"))
 
 
-def _visible(word: str) -> Markup:
+def visible(word: str) -> Markup:
     """A token's text with its blanks made visible; nothing in it can be markup or reorder the line."""
     return join(*(tag("i", text) if marked else text for text, marked in _pieces(word)))
 
@@ -262,7 +262,7 @@ def _effects(latent: int, effects: pd.DataFrame) -> Markup:
         rows = [
             tag(
                 "div",
-                tag("span", tag("bdi", _visible(token)), attrs={"class": "wb-word", "title": _quoted(token)}),
+                tag("span", tag("bdi", visible(token)), attrs={"class": "wb-word", "title": _quoted(token)}),
                 tag("span", f"{effect:+.2f}", attrs={"class": "wb-effect"}),
                 attrs={"class": "wb-line", "style": f"--w:{abs(effect) / most:.3f}"},
             )
