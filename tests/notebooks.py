@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 FIGURES, CARDS = 2, 1
 
 
-def write(path: Path, *, fails: bool = False) -> Path:
+def write(path: Path, *more: str, fails: bool = False) -> Path:
     cells = [
         new_markdown_cell("# Does the page stand alone?\n\nA *question* and its cost: `1 < 2 & 3`."),
         new_code_cell(
@@ -30,6 +30,7 @@ def write(path: Path, *, fails: bool = False) -> Path:
         new_code_cell("pd.DataFrame({'metric': ['fvu'], 'value': [0.125]})"),
         new_code_cell("hidden = 'must not show'\nprint(hidden)", metadata={"tags": ["hide-cell"]}),
     ]
+    cells += [new_code_cell(source) for source in more]
     if fails:
         cells.append(new_code_cell("raise ValueError('planted: widths must grow')"))
         cells.append(new_code_cell("print('never reached')"))
