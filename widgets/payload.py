@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from workbench.evaluate.scores import Scores
+from workbench.interpret.cards import provenance
 from workbench.site import Site
 
 
@@ -124,16 +125,6 @@ def scores_of(scores: Any, latent: int) -> list[list[Any]]:
             value = None if value is None or value is pd.NA else text(value)[:80]
         found.append([text(name), value])
     return found
-
-
-def provenance(index: Any) -> str:
-    """Where an index comes from, in a line."""
-    left_out = "" if index.share_excluded is None else f", {index.share_excluded:.1%} of positions left out"
-    known = index.manifest["of"]
-    return (
-        f"{index.manifest['site']} · {index.rows:,} rows{left_out} · store {known['store'][:16]} · "
-        f"codec {known['codec'][:16]} · seed {known['args']['seed']}"
-    )
 
 
 def short(value: Any) -> float | int | None:

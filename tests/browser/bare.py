@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from look import FLAGS
+from look import FLAGS, sealed
 from playwright.sync_api import Page, sync_playwright
 
 from widgets import worker
@@ -131,14 +131,7 @@ def opened(widget: Any, *, width: int = 1000, height: int = 800, dark: bool = Fa
         page.emulate_media(color_scheme="dark" if dark else "light")
         at = At(page, widget)
 
-        def route(request: Any) -> None:
-            if request.request.url.startswith(("about:", "data:", "blob:")):
-                request.continue_()
-            else:
-                at.asked.append(request.request.url)
-                request.abort()
-
-        page.route("**/*", route)
+        sealed(page, ("about:", "data:", "blob:"), at.asked)
         page.on("pageerror", lambda e: at.errors.append(str(e)))
         page.on("console", lambda m: at.errors.append(m.text) if m.type == "error" else None)
         page.set_content("<!doctype html><meta charset='utf-8'><style>body{margin:8px}</style><body></body>")

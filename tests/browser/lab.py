@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from look import FLAGS
+from look import FLAGS, sealed
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
@@ -104,14 +104,7 @@ class Lab:
         page.set_default_timeout(SLOW)
         at = At(page, self.folder, name)
 
-        def route(request: Any) -> None:
-            if request.request.url.startswith((self.base, "data:", "blob:")):
-                request.continue_()
-            else:
-                at.asked.append(request.request.url)
-                request.abort()
-
-        page.route("**/*", route)
+        sealed(page, (self.base, "data:", "blob:"), at.asked)
         page.on("pageerror", lambda e: at.errors.append(str(e)))
         try:
             page.goto(f"{self.base}/lab/tree/{name}.ipynb?reset&token={self.token}")

@@ -32,6 +32,19 @@ class Seen:
         return self.figures == self.drawn and not self.asked and not self.errors
 
 
+def sealed(page: Page, own: tuple[str, ...], asked: list[str]) -> None:
+    """Refuse and note every request whose address does not begin with one of these."""
+
+    def route(request: Any) -> None:
+        if request.request.url.startswith(own):
+            request.continue_()
+        else:
+            asked.append(request.request.url)
+            request.abort()
+
+    page.route("**/*", route)
+
+
 def look(path: Path, shot: Path | None = None, *, dark: bool = False, act: Callable[[Page], Any] | None = None) -> Seen:
     seen = Seen()
     with sync_playwright() as play, tempfile.TemporaryDirectory() as profile:
@@ -45,14 +58,7 @@ def look(path: Path, shot: Path | None = None, *, dark: bool = False, act: Calla
         )
         page = context.new_page()
 
-        def route(request: Any) -> None:
-            if request.request.url.startswith(("file:", "data:", "blob:")):
-                request.continue_()
-            else:
-                seen.asked.append(request.request.url)
-                request.abort()
-
-        page.route("**/*", route)
+        sealed(page, ("file:", "data:", "blob:"), seen.asked)
         page.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: seen.errors.append(str(e)))
         page.goto(path.resolve().as_uri(), wait_until="load")

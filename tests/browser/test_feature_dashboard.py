@@ -28,18 +28,7 @@ def parts(tmp_path_factory):
     return small.world(tmp_path_factory.mktemp("index"))
 
 
-@pytest.fixture
-def make(parts):
-    made = []
-
-    def one(**more):
-        made.append(FeatureDashboard(**parts | more))
-        worker.settle()
-        return made[-1]
-
-    yield one
-    for widget in made:
-        widget.close()
+make = small.make
 
 
 def title(at):

@@ -1,8 +1,6 @@
 """SteeringDesk as built, in a bare page."""
 
 import sys
-import threading
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bare
 import plain_codecs
 import torch
-from models import tiny_llama, tiny_tokenizer
+from test_widget_steering_desk import Gated, subject
 
 import workbench as wb
 from widgets import SteeringDesk, payload, worker
@@ -28,33 +26,6 @@ HOSTILE = ["<b>x</b>", "<script>window.hit=1</script>", "\u202eabc", "שלום",
 def one_browser():
     with bare.browser():
         yield
-
-
-@cache
-def subject() -> wb.Subject:
-    return wb.Subject(tiny_llama(), tiny_tokenizer())
-
-
-class Gated:
-    """A subject that waits after its third token."""
-
-    def __init__(self):
-        self.reached, self.go = threading.Event(), threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(subject(), name)
-
-    def generate(self, *args: Any, on_token: Any, **options: Any) -> Any:
-        seen = []
-
-        def wait(chosen: torch.Tensor) -> None:
-            on_token(chosen)
-            seen.append(chosen)
-            if len(seen) == 3:
-                self.reached.set()
-                assert self.go.wait(20)
-
-        return subject().generate(*args, on_token=wait, **options)
 
 
 def desk(**given: Any) -> SteeringDesk:

@@ -106,7 +106,7 @@ def _card(
             attrs={"class": "wb-body"},
         )
     )
-    parts.append(tag("div", _provenance(index), attrs={"class": "wb-foot"}))
+    parts.append(tag("div", provenance(index), attrs={"class": "wb-foot"}))
     return tag("section", *parts, attrs={"class": "wb-card", "data-latent": latent})
 
 
@@ -135,7 +135,8 @@ def _head(index: Index, latent: int, line: Any, note: str | None) -> Markup:
     )
 
 
-def _provenance(index: Index) -> str:
+def provenance(index: Index) -> str:
+    """Where an index comes from, in a line."""
     left_out = "" if index.share_excluded is None else f", {index.share_excluded:.1%} of positions left out"
     known = index.manifest["of"]
     return (
