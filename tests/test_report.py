@@ -299,7 +299,7 @@ def test_a_page_of_things_from_a_live_notebook(tmp_path):
 def test_a_notebooks_widgets_are_drawn_from_what_it_kept():
     output = {"application/vnd.jupyter.widget-view+json": {"model_id": "ab"}, "text/plain": "W"}
     state = {
-        "ab": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_cd"]}},
+        "ab": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_cd", "IPY_MODEL_not_kept"]}},
         "cd": {"model_name": "AnyModel", "state": {"_esm": "export default {}", "_css": "", "live": True}},
         "ef": {"model_name": "AnyModel", "state": {"_esm": "of no output", "_css": ""}},
     }
