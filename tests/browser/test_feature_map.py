@@ -303,6 +303,32 @@ def test_colours_follow_the_column_the_group_alone_and_the_theme():
         assert at.page.evaluate("document.querySelector('.wb').fm.charts[0].scatter.get('backgroundColor')[0]") < 0.2
 
 
+PRESS = """async () => {
+  const chart = document.querySelector('.wb').fm.charts[0], box = chart.box.getBoundingClientRect();
+  const frames = async () => { for (let i = 0; i < 3; i++) await new Promise(requestAnimationFrame); };
+  const say = (type, x, buttons) => chart.scatter.get('canvas').dispatchEvent(
+    new MouseEvent(type, {bubbles: true, clientX: box.x + x, clientY: box.y + x, buttons}));
+  say('mousemove', 20, 0);
+  await frames();
+  const before = chart.scatter.getScreenPosition(5);
+  say('mousemove', 200, 0);
+  say('mousedown', 200, 1);
+  await frames();
+  const pressed = chart.scatter.getScreenPosition(5);
+  say('mousemove', 230, 1);
+  await frames();
+  say('mouseup', 230, 0);
+  return [before, pressed, chart.scatter.getScreenPosition(5)].map(p => Math.round(p[0]));
+}"""
+
+
+def test_a_press_within_the_frame_of_a_move_does_not_drag_the_map():
+    with bare.opened(FeatureMap(plane=grid())) as at:
+        drawn(at)
+        before, pressed, dragged = at.page.evaluate(PRESS)
+        assert before == pressed and abs(dragged - pressed - 30) <= 1
+
+
 def test_two_maps_light_each_other_up_and_count_what_has_no_match():
     match = pd.DataFrame({"a": range(40), "b": range(100, 140), "cosine": 0.5})
     widget = FeatureMap(plane=grid(), table=table(), other=grid(0.5), match=match, titles=("<b>one</b>", "two"))

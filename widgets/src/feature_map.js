@@ -261,7 +261,12 @@ function chart(map, side, app) {
     paint();
   }
 
-  box.addEventListener('mousedown', e => { down = [e.clientX, e.clientY]; lassoed = false; }, true);
+  box.addEventListener('mousedown', e => {
+    down = [e.clientX, e.clientY];
+    lassoed = false;
+    // the engine looks at the pointer once a frame: without this look a press soon after a move drags the map by the move
+    if (scatter?.get('camera').tick()) scatter.redraw();
+  }, true);
   box.addEventListener('mousemove', e => { if (e.buttons) moved = true; });
   box.addEventListener('click', e => { // a click picks; the engine would select
     e.stopPropagation();
