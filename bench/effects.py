@@ -31,6 +31,7 @@ from workbench import catalogue, lineage
 FOLDER, DATA, PAGE = ROOT / "tests" / "effects", ROOT / "docs" / "effects.json", ROOT / "docs" / "effects.md"
 TESTED = ["workbench/dictionary/*.py", "workbench/dictionary/kernels/*.py", "workbench/code.py"]
 CIRCUITS = ["workbench/circuits/*.py", "workbench/circuits/tracers/*.py", "workbench/subject/freeze.py"]
+EVALUATE = ["workbench/evaluate/*.py", "workbench/evaluate/tasks/*.py", "workbench/geometry/match.py"]
 TRIED = 100
 
 
@@ -57,6 +58,9 @@ def code(name: str) -> str:
     used = [f"workbench/dictionary/variants/{v}.py" for v in catalogue.names("variants") if f'"{v}"' in text]
     helpers = {"from planted": "tests/planted.py", "from rows": "tests/rows.py", "regimes": "workbench/regimes/*.py"}
     used += [path for word, path in helpers.items() if word in text]
+    used += [*EVALUATE, *(f"workbench/evaluate/evals/{e}.py" for e in catalogue.names("evals") if e in text)] * (
+        "workbench.evaluate" in text
+    )
     used += CIRCUITS if "workbench.circuits" in text else []
     used += [f"tests/effects/{other}.py" for other in names() if f"from {other} import" in text]
     return lineage.fingerprint([code_hash([*TESTED, *used]), *lines])

@@ -1,5 +1,6 @@
 """The suite that every file in workbench/evaluate/evals/ joins by being there."""
 
+import importlib.util
 import inspect
 import re
 import sys
@@ -20,6 +21,9 @@ from workbench.evaluate import Case, Scores, evals
 
 EVALS = catalogue.names("evals")
 SITE = wb.Site.of("embed")
+TRIALS = Path(__file__).parent / "trials"
+KINDS = ("true", "random", "identity", "mean")
+BY = 37.5
 LATENTS, D, VOCAB = 24, 32, 96
 
 
@@ -48,6 +52,26 @@ def world() -> SimpleNamespace:
     return SimpleNamespace(**cases, rows=rows)
 
 
+@cache
+def trial(name: str) -> SimpleNamespace:
+    """Cases `true`, `random`, `identity`, `mean`, and `larger`, the random one with activations BY times larger.
+
+    An eval that needs more than the shared world has `tests/trials/NAME.py` with a function `cases()`. A case may be
+    None where the eval has no meaning for it.
+    """
+    path = TRIALS / f"{name}.py"
+    if not path.exists():
+        case, shared = world().random, world()
+        codec = plain_codecs.rescaled(case.codec, BY)
+        larger = Case(codec, None, replace(shared.rows, x=BY * shared.rows.x), resamples=300)
+        return SimpleNamespace(**{n: getattr(shared, n) for n in KINDS}, larger=larger)
+    spec = importlib.util.spec_from_file_location(f"trial_{name}", path)
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found.cases()
+
+
 def module(name: str):
     return catalogue.module("evals", name)
 
@@ -66,14 +90,14 @@ def test_it_is_a_documented_function_of_a_case_whose_options_have_defaults(name)
 
 @pytest.mark.parametrize("name", EVALS)
 def test_the_true_dictionary_beats_a_random_one_in_the_declared_direction(name):
-    true, random = (next(iter(scores(name, case))) for case in (world().true, world().random))
+    true, random = (next(iter(scores(name, case))) for case in (trial(name).true, trial(name).random))
     assert true.direction == random.direction != "none"
     assert true.value > random.value if true.direction == "higher" else true.value < random.value
 
 
 @pytest.mark.parametrize("name", EVALS)
 def test_identity_and_mean_get_the_values_that_the_file_documents(name):
-    for case, declared in ((world().identity, "IDENTITY"), (world().mean, "MEAN")):
+    for case, declared in ((trial(name).identity, "IDENTITY"), (trial(name).mean, "MEAN")):
         wanted = getattr(module(name), declared, {})
         if wanted:
             found = scores(name, case)
@@ -84,12 +108,9 @@ def test_identity_and_mean_get_the_values_that_the_file_documents(name):
 def test_it_moves_with_the_units_only_where_it_says_so(name):
     invariant = getattr(module(name), "SCALE_INVARIANT", ())
     if invariant:
-        case, by = world().random, 37.5
-        larger = Case(
-            plain_codecs.rescaled(case.codec, by), None, replace(world().rows, x=by * world().rows.x), resamples=300
-        )
+        found = trial(name)
         for metric in invariant:
-            before, after = scores(name, case)[metric], scores(name, larger)[metric]
+            before, after = scores(name, found.random)[metric], scores(name, found.larger)[metric]
             assert (after.value, after.low, after.high) == pytest.approx(
                 (before.value, before.low, before.high), rel=1e-4
             )
@@ -97,19 +118,36 @@ def test_it_moves_with_the_units_only_where_it_says_so(name):
 
 @pytest.mark.parametrize("name", EVALS)
 def test_every_number_is_whole_and_repeats_with_its_seed(name):
-    first, again = (scores(name, replace(world().random, cache={})) for _ in range(2))
+    first, again = (scores(name, replace(trial(name).random, cache={})) for _ in range(2))
     assert first == again
     for score in first:
         assert score.unit and score.counted and score.n > 0 and 0 <= score.share_excluded < 1
         assert not isnan(score.value) and score.low <= score.value <= score.high, score
-        assert re.fullmatch(r".*\d+ x .*(document|group).*", score.resampled)
+        assert re.fullmatch(r".*\d+ x .+", score.resampled)
 
 
 @pytest.mark.parametrize("name", EVALS)
 def test_it_joins_the_table_beside_its_seconds(name):
-    table = evaluate.run([world().true, world().random], [name])
+    true, random = (replace(case, name=n) for n, case in vars(trial(name)).items() if n in ("true", "random"))
+    table = evaluate.run([true, random], [name])
     assert set(table["dictionary"]) == {"true", "random"} and set(table["eval"]) == {name}
-    assert (table["seconds"] >= 0).all()
+    assert (table["seconds"] >= 0).all() and not table["error"].any()
+
+
+@pytest.mark.parametrize("needy", [n for n in EVALS if evaluate.needs()[n]])
+def test_what_it_lacks_is_named_in_a_row_and_stops_nothing(needy):
+    bare = replace(trial(needy).true, name="bare", tokens=None, texts=None, given={}, cache={})
+    with pytest.warns(UserWarning, match=f"{needy} of bare failed"):
+        table = evaluate.run([bare], [needy, "dead"])
+    assert table["value"].isna().tolist() == [True, False]
+    assert any(need in table["error"][0] for need in evaluate.needs()[needy])
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_every_trial_belongs_to_an_eval_and_every_need_is_given_there(name):
+    needs = [n for n in evaluate.needs()[name] if n != "tokens"]
+    assert all(n in trial(name).true.given for n in needs)
+    assert {p.stem for p in TRIALS.glob("[!_]*.py")} <= set(EVALS)
 
 
 def test_the_guides_example_is_an_eval_with_nothing_else_edited(tmp_path, monkeypatch):

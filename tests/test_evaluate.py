@@ -407,7 +407,10 @@ def test_the_table_is_tidy_and_says_how_to_read_each_number():
         (lambda h: evaluate.run([Case(plain_codecs.identity(4), None, h)] * 2), "distinct names"),
         (lambda h: evaluate.run([Case(plain_codecs.identity(4), None, h)], rows=h), "cases hold their own"),
         (lambda h: evaluate.run({"a": plain_codecs.identity(4)}, ["dead"], rows=h, options={"kl": {}}), "not among"),
-        (lambda h: evaluate.run({"a": plain_codecs.identity(4)}, ["kl"], rows=h), "no tokens to splice into"),
+        (
+            lambda h: evaluate.run({"a": plain_codecs.identity(4)}, ["kl"], rows=h, errors="raise"),
+            "no tokens to splice into",
+        ),
     ],
 )
 def test_a_wrong_call_is_told_what_to_do(call, message):

@@ -1,9 +1,9 @@
 """All that an evaluation may look at, and the one pass over held-out rows that most of them share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,13 @@ from ..batch import Batch, Exclusion, Tokens
 from ..code import Code, Codec
 from ..harvest import Codes
 from ..site import Site
+from .examples import Examples
 from .scores import Direction, Score, Statistic, Sums, interval
 
 if TYPE_CHECKING:
     from ..subject import Subject
 
+Need = TypeVar("Need")
 ROWS = 2048  # rows encoded at once
 GROUPS = 64  # groups of documents for what is counted per latent: memory stays (GROUPS, latents)
 
@@ -59,7 +61,8 @@ class Case:
     `tokens` are the token rows that splicing evals run, `texts` the document of each (every token row its own when
     None). Intervals resample documents, `resamples` times from `seed`. Nothing is written; what several evals share is
     computed once and kept on the case. With `codes`, the rows' codes on disk (`wb.encode(rows, codec)`), no pass over
-    the rows encodes them again.
+    the rows encodes them again. `given` holds what else evals need, by the names in their `NEEDS`: labelled examples,
+    planted truth, other seeds (`evaluate.tasks` makes them; `evaluate.needs()` lists who needs what).
     Raises ValueError when the parts do not fit.
     """
 
@@ -72,6 +75,7 @@ class Case:
     seed: int = 0
     resamples: int = 2000
     codes: Codes | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +106,51 @@ class Case:
     def exclusion(self) -> Exclusion:
         """The rule of the rows, so that dictionaries compared on one store are judged at the same positions."""
         return self.rows.exclusion
+
+    def need(self, name: str, kind: type[Need]) -> Need:
+        """What the case was given by this name. Raises ValueError if it is missing, TypeError if it is no `kind`."""
+        if name not in self.given:
+            raise ValueError(f"{self.name} was given no {name!r}: Case(..., given={{{name!r}: a {kind.__name__}}})")
+        if not isinstance(found := self.given[name], kind):
+            raise TypeError(f"{name!r} must be {kind.__name__}, got {type(found).__name__}")
+        return found
+
+    @torch.no_grad()
+    def encoded(self, x: Float[Tensor, "row *inp"]) -> Code:
+        """The code of rows, some thousand at a time. Raises ValueError for codes that are not finite."""
+        parts = [self.codec.encode(x[start : start + ROWS]) for start in range(0, len(x), ROWS)]
+        code = parts[0] if len(parts) == 1 else Code.cat(parts)
+        if bad := int((~code.values.isfinite()).sum()):
+            raise ValueError(
+                f"{self.name} gives {bad} codes that are NaN or infinite: look at its weights and its rows"
+            )
+        return code
+
+    def of(self, examples: Examples) -> Code:
+        """The code of the examples' rows, made once. Raises ValueError where their width is not the codec's site's."""
+        key = f"code of {id(examples.x)}"
+        if key not in self.cache:
+            self.cache[key] = (examples.x, self.encoded(examples.x))  # the tensor stays, so its id is not used again
+        return self.cache[key][1]
+
+    def pooled(self, examples: Examples) -> Float[Tensor, "example latent"]:
+        """Mean code over each example's rows, made once. Costs examples x latents numbers."""
+        key = f"pooled {id(examples.x)}"
+        if key not in self.cache:
+            code = self.of(examples)
+            row, latent, value = code.entries()
+            flat = examples.example[row.cpu()] * code.latents + latent.cpu()
+            sums = torch.zeros(examples.count * code.latents).index_add_(0, flat, value.detach().cpu().float())
+            self.cache[key] = sums.view(examples.count, code.latents) / examples.sizes[:, None]
+        return self.cache[key]
+
+    def seeded(self, seed: int) -> "Case":
+        """The same case with another seed, for intervals and whatever an eval draws; what was computed is shared."""
+        if seed == self.seed:
+            return self
+        found = replace(self, seed=seed)
+        found.__dict__.update({k: v for k, v in self.__dict__.items() if k == "scanned"})
+        return found
 
     def batches(self) -> Iterator[tuple[Int[Tensor, " row"], Batch]]:
         """Held-out rows in stored order, with the document of each."""
@@ -135,8 +184,12 @@ class Case:
         chance: float | None = None,
         counted: str = "rows",
         share_excluded: float | None = None,
+        note: str = "",
     ) -> Score:
-        """A statistic of per-document sums as a Score, with its interval; `n` is the total of `sums.by[counted]`."""
+        """A statistic of per-document sums as a Score, with its interval; `n` is the total of `sums.by[counted]`.
+
+        `share_excluded` is that of the held-out rows when None: an eval of other rows gives its own.
+        """
         value, low, high = interval(sums, statistic, seed=self.seed, resamples=self.resamples)
         left_out = self.rows.share_excluded if share_excluded is None else share_excluded
         return Score(
@@ -152,6 +205,7 @@ class Case:
             counted=counted,
             share_excluded=float(left_out),
             resampled=resampled(sums),
+            note=note,
         )
 
     @torch.no_grad()
@@ -162,7 +216,7 @@ class Case:
         rows = torch.zeros(GROUPS, dtype=torch.float64)
         known = None if self.codes is None else self.codes.batches(ROWS)
         for documents, batch in self.batches():
-            code = self.codec.encode(batch.x) if known is None else next(known).code
+            code = self.encoded(batch.x) if known is None else next(known).code
             plain = getattr(self.codec, "skip", self) is None  # no skip connection: decoding saves a second encoding
             y_hat = self.codec.decode(code) if plain else self.codec.reconstruct(batch.x)
             found = {"rows": torch.ones(len(batch.x))} | dict(measure(batch.x, batch.y, code, y_hat))
@@ -238,7 +292,11 @@ def named(
     *,
     seed: int = 0,
     resamples: int = 2000,
+    given: Mapping[str, Any] | None = None,
 ) -> list[Case]:
     """One case per named codec, all on the same rows and tokens."""
     documents = None if texts is None else torch.as_tensor(texts)
-    return [Case(c, subject, rows, tokens, documents, name, seed, resamples) for name, c in codecs.items()]
+    return [
+        Case(c, subject, rows, tokens, documents, name, seed, resamples, given=dict(given or {}))
+        for name, c in codecs.items()
+    ]

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +96,7 @@ class Score:
     counted: str  # what n counts: rows, predictions, latents
     share_excluded: float
     resampled: str  # what the interval resamples, and how many of them
+    note: str = ""  # what a reader must know before comparing it
 
     def __post_init__(self) -> None:
         low, high = self.range
@@ -103,6 +105,22 @@ class Score:
 
     def __float__(self) -> float:
         return self.value
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields; numbers that JSON has no word for as text."""
+        return {k: _said(v) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Score":
+        numbers = {k: None if value[k] is None else float(value[k]) for k in ("value", "low", "high", "chance")}
+        low, high = value["range"]
+        return cls(**{**value, **numbers, "range": (float(low), float(high))})
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return [_said(v) for v in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
