@@ -275,7 +275,7 @@ def figure(points: Sequence[dict[str, Any]], caption: str) -> Any:
     """Both measures against L0, a line for each variant with its intervals."""
     from plotly.subplots import make_subplots
 
-    from workbench.evaluate.core import PALETTE
+    from workbench.evaluate.comparison import PALETTE
 
     shown = make_subplots(rows=1, cols=2, subplot_titles=("FVU", "rise of the loss, nats per token"))
     for i, name in enumerate(VARIANTS):

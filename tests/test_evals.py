@@ -118,7 +118,7 @@ def test_it_moves_with_the_units_only_where_it_says_so(name):
 
 @pytest.mark.parametrize("name", EVALS)
 def test_every_number_is_whole_and_repeats_with_its_seed(name):
-    first, again = (scores(name, replace(trial(name).random, cache={})) for _ in range(2))
+    first, again = (scores(name, replace(trial(name).random)) for _ in range(2))
     assert first == again
     for score in first:
         assert score.unit and score.counted and score.n > 0 and 0 <= score.share_excluded < 1
@@ -136,7 +136,7 @@ def test_it_joins_the_table_beside_its_seconds(name):
 
 @pytest.mark.parametrize("needy", [n for n in EVALS if evaluate.needs()[n]])
 def test_what_it_lacks_is_named_in_a_row_and_stops_nothing(needy):
-    bare = replace(trial(needy).true, name="bare", tokens=None, texts=None, given={}, cache={})
+    bare = replace(trial(needy).true, name="bare", tokens=None, texts=None, given={})
     with pytest.warns(UserWarning, match=f"{needy} of bare failed"):
         table = evaluate.run([bare], [needy, "dead"])
     assert table["value"].isna().tolist() == [True, False]

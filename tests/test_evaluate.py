@@ -436,7 +436,7 @@ def test_the_figure_shows_every_value_with_its_interval_and_the_chance_level():
     x, atoms = plain_codecs.planted(400, 12, 16, 2)
     codecs = {"true": plain_codecs.true(atoms), "random": plain_codecs.random(12, 16)}
     table = evaluate.run(codecs, ["reconstruction", "sparsity"], rows=MemoryRows(x))
-    figure = evaluate.compare(table, ["fvu", "l0"])
+    figure = evaluate.compare(table, ["fvu", "l0"]).figure
     points = [t for t in figure.data if t.mode == "markers"]
     assert [list(t.y) for t in points] == [["true", "random"]] * 2
     fvu = table[table["metric"] == "fvu"]

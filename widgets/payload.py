@@ -1288,6 +1288,8 @@ def _score_rows(scores: Any) -> Iterator[dict[str, Any]]:
     else:
         raise TypeError(f"scores must be {{name: Scores}} or a table, got {type(scores).__name__}")
     for given in rows:
+        if given.get("error"):  # a cell of `evaluate.run` that failed: a missing score
+            continue
         there = {str(k): v for k, v in given.items() if not (pd.api.types.is_scalar(v) and pd.isna(v))}
         if not all(str(there.get(key, "")) for key in ("dictionary", "metric")):
             raise ValueError(f"a score needs the names of its dictionary and its metric, got {there}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -76,7 +75,7 @@ class Case:
     resamples: int = 2000
     codes: Codes | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    cache: dict[str, Any] = field(default_factory=dict, repr=False, init=False)  # a changed copy starts with none
 
     def __post_init__(self) -> None:
         if self.codec.site is None or self.codec.target is None:
@@ -110,7 +109,7 @@ class Case:
     def need(self, name: str, kind: type[Need]) -> Need:
         """What the case was given by this name. Raises ValueError if it is missing, TypeError if it is no `kind`."""
         if name not in self.given:
-            raise ValueError(f"{self.name} was given no {name!r}: Case(..., given={{{name!r}: a {kind.__name__}}})")
+            raise ValueError(f"{self.name} was given no {name!r}: Case(..., given={{{name!r}: {kind.__name__}(...)}})")
         if not isinstance(found := self.given[name], kind):
             raise TypeError(f"{name!r} must be {kind.__name__}, got {type(found).__name__}")
         return found
@@ -149,7 +148,7 @@ class Case:
         if seed == self.seed:
             return self
         found = replace(self, seed=seed)
-        found.__dict__.update({k: v for k, v in self.__dict__.items() if k == "scanned"})
+        object.__setattr__(found, "cache", self.cache)
         return found
 
     def batches(self) -> Iterator[tuple[Int[Tensor, " row"], Batch]]:
@@ -167,10 +166,12 @@ class Case:
         """
         return self._scan(measure, count=False)[0]
 
-    @cached_property
+    @property
     def scanned(self) -> tuple[Sums, Fired]:
         """Sums for reconstruction and sparsity per document, and how often each latent fired; one pass, kept."""
-        return self._scan(_standard(self.rows.mean(self.target)), count=True)
+        if "scanned" not in self.cache:
+            self.cache["scanned"] = self._scan(_standard(self.rows.mean(self.target)), count=True)
+        return self.cache["scanned"]
 
     def score(
         self,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -26,7 +26,6 @@ from .scores import Score, Scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from plotly.graph_objects import Figure
 
     from ..subject import Subject
 
@@ -35,8 +34,6 @@ COLUMNS = (
     "share_excluded", "resampled", "note", "seed", "seconds", "manifest", "error",
 )  # fmt: skip
 FORMAT = 1  # of a cell on disk: raise it when what is kept changes
-
-PALETTE = ("#3367a8", "#d9822b", "#2d8a5b", "#a8456b", "#6f5bb0", "#7a6a4f", "#2a8fa3", "#555f6e")  # by dictionary
 
 
 def needs() -> dict[str, tuple[str, ...]]:
@@ -68,7 +65,7 @@ def run(
     folder: Path | str | None = None,
     jobs: int = 1,
     progress: bool = False,
-    errors: Literal["row", "raise"] = "row",
+    errors: str = "row",
 ) -> "DataFrame":
     """Every eval on every case and seed: one row per number, in the order given.
 
@@ -190,7 +187,11 @@ class _Cell:
         """Whether its numbers were found on disk."""
         if self.path is None or not self.path.exists():
             return False
-        found = lineage.read_json(self.path)
+        try:
+            found = lineage.read_json(self.path)
+        except ValueError as error:
+            warnings.warn(f"{error}: {self.name} of {self.case.name} is computed again", stacklevel=2)
+            return False
         self.seconds = found["seconds"]
         self.scores = Scores(tuple(Score.from_json(s) for s in found["scores"]))
         return True
@@ -282,44 +283,3 @@ def held_out(rows: Rows, texts: int = 96, *, seed: int = 0) -> tuple[Tokens, Int
         turn[row] = seen[document] = seen.get(document, -1) + 1
     chosen = order[turn[order].argsort(stable=True)][:texts].sort().values
     return tokens.rows(chosen), documents[chosen]
-
-
-def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> "Figure":
-    """One panel per metric: each dictionary's value with its interval, in its colour; dotted, the chance level.
-
-    The dotted line, "mean only", is the value of a dictionary that knows only the mean.
-    Raises ValueError for a metric that the table lacks.
-    """
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    shown = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
-    if absent := [m for m in shown if m not in set(table["metric"])]:
-        raise ValueError(f"the table has no {', '.join(absent)}: it holds {', '.join(dict.fromkeys(table['metric']))}")
-    arrow = {"higher": "higher is better", "lower": "lower is better", "none": "neither is better"}
-    records = table.to_dict("records")
-    parts = {metric: [r for r in records if r["metric"] == metric] for metric in shown}
-    titles = [f"{m} ({part[0]['unit']}; {arrow[part[0]['direction']]})" for m, part in parts.items()]
-    order = list(dict.fromkeys(r["dictionary"] for r in records))[::-1]
-    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(reversed(order))}
-    height = 70 + 26 * len(order)  # pixels of a panel
-    gap = 0 if len(shown) == 1 else 50 / (len(shown) * height)
-    figure = make_subplots(rows=len(shown), cols=1, subplot_titles=titles, vertical_spacing=gap)
-    for i, part in enumerate(parts.values(), start=1):
-        bars = {
-            "type": "data",
-            "symmetric": False,
-            "array": [max(0.0, r["high"] - r["value"]) for r in part],
-            "arrayminus": [max(0.0, r["value"] - r["low"]) for r in part],
-        }
-        points = {"x": [r["value"] for r in part], "y": [r["dictionary"] for r in part]}
-        marker = {"color": [colors[r["dictionary"]] for r in part], "size": 8}
-        bars["color"] = "#98a2b3"  # one colour per trace: the points carry the dictionary's
-        figure.add_trace(go.Scatter(**points, error_x=bars, mode="markers", marker=marker, showlegend=False), i, 1)
-        for chance in {r["chance"] for r in part if r["chance"] == r["chance"]}:  # one that is not NaN
-            panel: dict[str, Any] = {"row": i, "col": 1}  # plotly's stubs want text here
-            label = {"text": "mean only", "font": {"size": 10, "color": "#667085"}, "yanchor": "top"}
-            figure.add_vline(chance, line={"dash": "dot", "color": "#888"}, annotation=label, **panel)
-        figure.update_yaxes(categoryorder="array", categoryarray=order, row=i, col=1)
-    figure.update_layout(height=60 + len(shown) * height, margin={"l": 10, "r": 10, "t": 40, "b": 30})
-    return figure

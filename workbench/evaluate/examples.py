@@ -36,12 +36,12 @@ class Examples:
     """
 
     x: Float[Tensor, "row *inp"]
-    y: Float[Tensor, "row out"]
-    example: Int[Tensor, " row"]
-    labels: Mapping[str, Int[Tensor, " example"]]
+    y: Float[Tensor, "_ out"]
+    example: Int[Tensor, " _"]
+    labels: Mapping[str, Int[Tensor, " _"]]
     classes: Mapping[str, Sequence[str]]
-    group: Int[Tensor, " example"]
-    fold: Int[Tensor, " example"]
+    group: Int[Tensor, " _"]
+    fold: Int[Tensor, " _"]
     share_excluded: float = 0.0
     unit: str = "example"  # what a group is, in words
     published: bool = False
@@ -50,13 +50,13 @@ class Examples:
     def of(
         cls,
         x: Float[Tensor, "row *inp"],
-        labels: Mapping[str, Int[Tensor, " example"]],
+        labels: Mapping[str, Int[Tensor, " _"]],
         classes: Mapping[str, Sequence[str]],
         *,
-        y: Float[Tensor, "row out"] | None = None,
-        example: Int[Tensor, " row"] | None = None,
-        group: Int[Tensor, " example"] | None = None,
-        fold: Int[Tensor, " example"] | None = None,
+        y: Float[Tensor, "_ out"] | None = None,
+        example: Int[Tensor, " _"] | None = None,
+        group: Int[Tensor, " _"] | None = None,
+        fold: Int[Tensor, " _"] | None = None,
         seed: int = 0,
         share_excluded: float = 0.0,
         unit: str = "example",
@@ -140,7 +140,7 @@ class Examples:
         classes: Mapping[str, Sequence[str]],
         *,
         target: Site | str | None = None,
-        at: Literal["all", "last"] | Bool[Tensor, "text pos"] = "all",
+        at: Literal["all", "last"] | Bool[Tensor, "_ _"] = "all",
         exclusion: Exclusion | None = None,
         group: Int[Tensor, " text"] | None = None,
         seed: int = 0,
@@ -198,10 +198,10 @@ def folds(
     """0 train, 1 validation, 2 test for each example: whole groups in an order drawn from `seed`, filled by shares."""
     distinct, place, counts = group.unique(return_inverse=True, return_counts=True)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(distinct)))
-    before = counts[order].cumsum(0) - counts[order]  # examples in the groups that came earlier
+    middle = counts[order].cumsum(0) - counts[order] / 2  # of each group, in examples
     edges = torch.tensor(shares).cumsum(0)[:-1] * len(group)
     fold = torch.empty(len(distinct), dtype=torch.long)
-    fold[order] = torch.bucketize(before.double(), edges.double(), right=True)
+    fold[order] = torch.bucketize(middle.double(), edges.double(), right=True)
     return fold[place]
 
 
