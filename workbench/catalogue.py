@@ -15,6 +15,7 @@ FOLDERS = {
     "tracers": "workbench.circuits.tracers",
     "worlds": "workbench.testbeds.worlds",
     "prompts": "workbench.testbeds.prompts",
+    "scorers": "workbench.interpret.scorers",
 }
 
 
