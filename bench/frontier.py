@@ -166,7 +166,14 @@ def loss(made: Recipe, x: Tensor) -> float:
 def judged(dictionaries: Sequence[Any], g: Ground) -> list[dict[str, float | None]]:
     """The table's scores on held-out rows and texts."""
     named = {str(i): one for i, one in enumerate(dictionaries)}
-    told = {"subject": g.subject, "rows": g.test, "tokens": g.tokens, "texts": g.documents, "resamples": 2}
+    told = {
+        "subject": g.subject,
+        "rows": g.test,
+        "tokens": g.tokens,
+        "texts": g.documents,
+        "resamples": 2,
+        "errors": "raise",
+    }
     value = evaluate.run(named, USED, **told).set_index(["dictionary", "metric"])["value"]
     wanted = {"l0": "l0", "fvu": "fvu", "delta_ce": "delta_ce", "dead": "dead_share"}
     return [{key: float(value[name, metric]) for key, metric in wanted.items()} for name in named]

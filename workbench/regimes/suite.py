@@ -69,7 +69,7 @@ def suite(
             progress=progress,
         )
         case = evaluate.Case(dictionary, subject, held, tokens, documents, str(site), seed)
-        scores = {row["metric"]: row for row in evaluate.run([case], EVALS).to_dict("records")}
+        scores = {row["metric"]: row for row in evaluate.run([case], EVALS, errors="raise").to_dict("records")}
         row: dict[str, Any] = {"site": str(site), "width": store.width(site), "latents": dictionary.latents}
         for name in SHOWN:
             row |= {
