@@ -299,6 +299,12 @@ def test_seeds_are_averaged_and_metrics_chosen(monkeypatch):
     assert "application/vnd.plotly.v1+json" in found._repr_mimebundle_()
 
 
+def test_a_name_that_two_evals_share_is_told_apart():
+    table = pd.concat([scored({"a": [1, 2], "b": [0, 0]}), scored({"a": [7, 8]}).assign(eval="f")])
+    found = evaluate.compare(table)
+    assert found.metrics == ("e/a", "b", "f/a") and list(found._of("f/a")["value"]) == [7, 8]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -213,10 +213,12 @@ class Comparison:
 def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> Comparison:
     """The metrics of a table of `run` side by side, all of them when None; rows without a value are left out.
 
-    Seeds of one dictionary are averaged, and so are the ends of their intervals.
-    Raises ValueError for a metric that the table lacks.
+    Seeds of one dictionary are averaged, and so are the ends of their intervals. A metric that two evals have is named
+    `eval/metric`. Raises ValueError for a metric that the table lacks.
     """
     there = table[table["value"].notna()]
+    shared = there.groupby("metric")["eval"].transform("nunique") > 1
+    there = there.assign(metric=there["metric"].where(~shared, there["eval"] + "/" + there["metric"]))
     shown = list(dict.fromkeys(there["metric"])) if metrics is None else list(metrics)
     if absent := [m for m in shown if m not in set(there["metric"])]:
         raise ValueError(f"the table has no {', '.join(absent)}: it holds {', '.join(dict.fromkeys(there['metric']))}")
