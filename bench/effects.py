@@ -31,7 +31,10 @@ from workbench import catalogue, lineage
 FOLDER, DATA, PAGE = ROOT / "tests" / "effects", ROOT / "docs" / "effects.json", ROOT / "docs" / "effects.md"
 TESTED = ["workbench/dictionary/*.py", "workbench/dictionary/kernels/*.py", "workbench/code.py"]
 CIRCUITS = ["workbench/circuits/*.py", "workbench/circuits/tracers/*.py", "workbench/subject/freeze.py"]
-EVALUATE = ["workbench/evaluate/*.py", "workbench/evaluate/tasks/*.py", "workbench/geometry/match.py"]
+EVALUATE = [
+    *(f"workbench/evaluate/{name}.py" for name in ("answers", "case", "examples", "main_latents", "probes", "removal")),
+    *("workbench/evaluate/scores.py", "workbench/evaluate/tasks/*.py", "workbench/geometry/match.py"),
+]
 TRIED = 100
 
 

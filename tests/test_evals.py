@@ -127,6 +127,14 @@ def test_every_number_is_whole_and_repeats_with_its_seed(name):
 
 
 @pytest.mark.parametrize("name", EVALS)
+def test_weights_that_want_gradients_change_nothing(name):
+    case = trial(name).random
+    assert isinstance(case.codec, plain_codecs.PlainCodec)
+    wanting = {part: getattr(case.codec, part).clone().requires_grad_() for part in ("dictionary", "bias")}
+    assert scores(name, replace(case, codec=replace(case.codec, **wanting))) == scores(name, case)
+
+
+@pytest.mark.parametrize("name", EVALS)
 def test_it_joins_the_table_beside_its_seconds(name):
     true, random = (replace(case, name=n) for n, case in vars(trial(name)).items() if n in ("true", "random"))
     table = evaluate.run([true, random], [name])

@@ -5,10 +5,14 @@ coded by itself by the frequencies of its values. A latent that is off costs wha
 over latents is the paper's, H(p) + p H(value | on).
 """
 
-import torch
-from torch.nn.functional import normalize
+from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
+from workbench.code import Code
 from workbench.dictionary import recipe, train
+from workbench.evaluate.evals.mdl import bits
 from workbench.testbeds import world
 
 CLAIM = "The description of rows is shortest at the true number of latents"
@@ -36,16 +40,11 @@ SWEEP = [
 ]
 
 
-def entropy(values: torch.Tensor) -> float:
-    share = values.unique(return_counts=True)[1] / len(values)
-    return -float((share * share.log2()).sum())
-
-
-def bits(code: torch.Tensor, atoms: torch.Tensor, bias: torch.Tensor, x: torch.Tensor, step: float) -> float:
-    """Bits per row for a code (row, latent) of unit atoms (latent, d) and what it leaves of x."""
-    code = (code / step).round()
-    left = ((x - bias - code * step @ atoms) / step).round()
-    return sum(entropy(column) for column in [*code.T, *left.T])
+@torch.no_grad()
+def length(x: Tensor, code: Code, atoms: Tensor, decode: Callable[[Code], Tensor], step: float) -> float:
+    """Bits per row."""
+    found = bits(x, code, atoms.norm(dim=-1), decode, step)
+    return float((found.code + found.rest).mean())
 
 
 def measure(
@@ -66,15 +65,9 @@ def measure(
         first = torch.rand(held.code.shape, generator=rng) < 0.5
         twice = torch.cat([held.code * first, held.code * ~first], 1)
         codes = (held.code[:, :12], data.truth[:12]), (held.code, data.truth), (twice, data.truth.repeat(2, 1))
-        half, true, twice = (bits(z, atoms, torch.zeros(32), held.x, step) for z, atoms in codes)
+        half, true, twice = (length(held.x, Code.dense(z), v, lambda c, v=v: c.combine(v), step) for z, v in codes)
         return min(half, twice), true
     parts = [recipe(variant, d=32, latents=m, k=k, seed=seed) for m in (12, 24, 48)]
     made = train(parts, data.stream(256, steps, seed), site=None, lr=lr, seed=seed, progress=False)
-    found = []
-    for d in made:
-        size = d.atoms().norm(dim=-1)
-        code = d.encode(held.x)
-        bias = (d.decode(code) - code.to_dense() @ d.atoms())[0]
-        found.append(bits(code.to_dense() * size, normalize(d.atoms(), dim=-1), bias, held.x, step))
-    half, true, twice = found
+    half, true, twice = (length(held.x, d.encode(held.x), d.atoms(), d.decode, step) for d in made)
     return min(half, twice), true

@@ -236,7 +236,8 @@ class _Cell:
 @cache
 def _shared_code() -> str:
     """What every eval stands on."""
-    return digest([lineage.file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))])
+    home = Path(__file__).parent
+    return digest([lineage.file_hash(path) for path in [*sorted(home.glob("*.py")), home.parent / "geometry/match.py"]])
 
 
 def _wanted(case: Case, name: str, lack: Sequence[str]) -> str:

@@ -1,0 +1,15 @@
+"""The board by single latents at one L0, as board_p_anneal has it (the eval board of workbench.evaluate)."""
+
+from board_p_anneal import coverage
+
+CLAIM = "At the same L0 latents of a gated autoencoder cover a board better than those of a plain L1 penalty"
+SOURCE = "Karvonen et al. 2024, arXiv:2408.00113"
+SETTING = "as board_p_anneal"
+ARMS = ("coverage, gated", "coverage, ReLU with L1")
+MARGIN = 0.02
+SEEDS = 4
+NOTE = "As board_p_anneal: the margin after a look at seed 100 (0.45 and 0.42 at L0 66)"
+
+
+def measure(seed: int) -> tuple[float, float]:
+    return coverage("gated", seed), coverage("relu_l1", seed)
