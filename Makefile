@@ -58,7 +58,7 @@ mutate: $(STAMP)  ## plant ten bugs in a copy, one at a time, and see the suites
 
 effects-short: $(STAMP)  ## one seed of what holds
 	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
-	OMP_NUM_THREADS=1 timeout 720 $(PY) -m pytest -n 2 -q -m effect
+	OMP_NUM_THREADS=1 timeout 1140 $(PY) -m pytest -n 2 -q -m effect
 
 frontier: $(STAMP)  ## FVU and delta-CE against L0, ten variants on SmolLM2-135M (docs/frontier.webp)
 	$(VENV)/bin/workbench fetch smollm2-135m

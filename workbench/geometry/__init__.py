@@ -7,6 +7,6 @@ from .plane import Plane, plane
 from .trust import recall, trustworthiness
 
 __all__ = [
-    "SHARED", "Match", "Nearest", "Neighbours", "Plane", "clusters", "match", "mutual", "nearest", "neighbours", "plane",
-    "random_directions", "recall", "shared", "shuffled", "trustworthiness",
+    "SHARED", "Match", "Nearest", "Neighbours", "Plane", "clusters", "match", "mutual", "nearest", "neighbours",
+    "plane", "random_directions", "recall", "shared", "shuffled", "trustworthiness",
 ]  # fmt: skip

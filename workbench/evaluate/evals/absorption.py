@@ -34,8 +34,8 @@ def absorption(
     positive contributions of other latents with cosine(atom, p) >= `cosine`. Fraction: 0 where main >= y . p or
     absorbers / (y . p) < `share`; 1 where main <= 0; else A / (A + main), A = min(absorbers, y . p - main).
     Full absorption: no main latent is on, and the largest contribution is `share` of y . p or more, of a latent with
-    cosine >= `full_cosine`. Classes with a probe of validation F1 below `least_f1` are left out: that judges the subject,
-    and is the same for all dictionaries. A silent dictionary absorbs nothing (chance 0): read `main_f1` beside it, the
+    cosine >= `full_cosine`. Classes with a probe of validation F1 below `least_f1` are left out: that judges the
+    subject, and is the same for all dictionaries. A silent dictionary absorbs nothing (chance 0): read `main_f1` beside it, the
     test F1 of probes on the main latents; its chance is that of saying yes to every row.
     Source: Chanin et al. 2024, arXiv 2409.14507; the fraction is that of SAEBench (Karvonen et al. 2025). Ours finds
     main latents without test words, and multiplies with the atom's norm, which need not be 1.
@@ -72,8 +72,8 @@ def absorption(
         kept.append(concept.name)
     if not kept:
         raise ValueError(
-            f"no class can be read at {case.target} with F1 >= {least_f1:g} (F1 on validation: {', '.join(names)}): take a "
-            f"subject or a site that knows them, or more words"
+            f"no class can be read at {case.target} with F1 >= {least_f1:g} (F1 on validation: {', '.join(names)}): "
+            f"take a subject or a site that knows them, or more words"
         )
     part, full, here, said, main_said, truth = (torch.stack(v, -1) for v in zip(*rows, strict=True))
     sums = examples.sums({"part": part, "full": full, "found": here, "all": torch.ones(len(y), len(names))})
