@@ -34,8 +34,8 @@ NOTE = (
     "The claim was the other way round, as in the source, until a look at seed 100 where clamping was the cheaper. It "
     "depends on the attribute: clamping costs 0.001 to 0.12 nats and once 0.95 (the year), gradients 0.03 to "
     "0.14. Of the other facts of the test half clamping keeps 0.98 to 1, gradients 0.95 to 0.98: they were held to the "
-    "sentences of half of the people only, and wear off the rest. Also changed after looks at seed 100: one attribute a "
-    "seed, the loss on what is to be forgotten capped at 3 nats, eight seeds for five"
+    "sentences of half of the people only, and wear off the rest. Also changed after looks at seed 100: one "
+    "attribute a seed, the loss on what is to be forgotten capped at 3 nats, eight seeds for five"
 )
 TRIES = {"densities": (0.01, 0.05), "latents": (5, 20, 40), "multipliers": (1.0, 5.0, 20.0)}
 MOST, CAP = 100, 3.0  # steps, nats

@@ -35,8 +35,8 @@ def absorption(
     absorbers / (y . p) < `share`; 1 where main <= 0; else A / (A + main), A = min(absorbers, y . p - main).
     Full absorption: no main latent is on, and the largest contribution is `share` of y . p or more, of a latent with
     cosine >= `full_cosine`. Classes with a probe of validation F1 below `least_f1` are left out: that judges the
-    subject, and is the same for all dictionaries. A silent dictionary absorbs nothing (chance 0): read `main_f1` beside it, the
-    test F1 of probes on the main latents; its chance is that of saying yes to every row.
+    subject, and is the same for all dictionaries. A silent dictionary absorbs nothing (chance 0): read `main_f1` beside
+    it, the test F1 of probes on the main latents; its chance is that of saying yes to every row.
     Source: Chanin et al. 2024, arXiv 2409.14507; the fraction is that of SAEBench (Karvonen et al. 2025). Ours finds
     main latents without test words, and multiplies with the atom's norm, which need not be 1.
     Raises ValueError when no class can be read, a fold lacks a class, or an example has several rows.
