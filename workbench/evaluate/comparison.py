@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
     from plotly.graph_objects import Figure
 
 PALETTE = ("#3367a8", "#d9822b", "#2d8a5b", "#a8456b", "#6f5bb0", "#7a6a4f", "#2a8fa3", "#555f6e")  # by dictionary
@@ -188,22 +188,23 @@ class Comparison:
         return self.figure._repr_mimebundle_(include, exclude)
 
     def _of(self, metric: str) -> "DataFrame":
-        part = self.table[self.table["metric"] == metric]
+        part: Any = self.table[self.table["metric"] == metric]
         if not len(part):
             raise ValueError(f"the table has no {metric}: it holds {', '.join(dict.fromkeys(self.table['metric']))}")
         return part
 
-    def _upward(self, metric: str) -> "Series[float]":
+    def _upward(self, metric: str) -> dict[str, float]:
         """Values by dictionary, turned so that more is better."""
-        part = self._of(metric)
+        part: Any = self._of(metric)
         if (direction := part["direction"].iloc[0]) == "none":
             raise ValueError(f"{metric} has no direction, it ranks nothing: choose another")
-        return part.set_index("dictionary")["value"] * (1 if direction == "higher" else -1)
+        sign = 1 if direction == "higher" else -1
+        return {r["dictionary"]: sign * r["value"] for r in part.to_dict("records")}
 
-    def _spread(self, metric: str) -> "Series[float]":
+    def _spread(self, metric: str) -> dict[str, float]:
         """Standard error by dictionary, from the intervals; 0 where there is none."""
-        part = self._of(metric).set_index("dictionary")
-        return ((part["high"] - part["low"]) / (2 * Z)).fillna(0.0)
+        reach = {r["dictionary"]: (r["high"] - r["low"]) / (2 * Z) for r in self._of(metric).to_dict("records")}
+        return {name: 0.0 if value != value else value for name, value in reach.items()}
 
     def _both(self, x: str, y: str) -> list[str]:
         there = set(self._of(x)["dictionary"]) & set(self._of(y)["dictionary"])
@@ -216,8 +217,8 @@ def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> Compari
     Seeds of one dictionary are averaged, and so are the ends of their intervals. A metric that two evals have is named
     `eval/metric`. Raises ValueError for a metric that the table lacks.
     """
-    there = table[table["value"].notna()]
-    shared = there.groupby("metric")["eval"].transform("nunique") > 1
+    there: Any = table[table["value"].notna()]
+    shared: Any = there.groupby("metric")["eval"].transform("nunique") > 1
     there = there.assign(metric=there["metric"].where(~shared, there["eval"] + "/" + there["metric"]))
     shown = list(dict.fromkeys(there["metric"])) if metrics is None else list(metrics)
     if absent := [m for m in shown if m not in set(there["metric"])]:
@@ -225,7 +226,7 @@ def compare(table: "DataFrame", metrics: Sequence[str] | None = None) -> Compari
     there = there[there["metric"].isin(shown)]
     numbers = {"value": "mean", "low": "mean", "high": "mean", "chance": "mean"}
     rest = {c: "first" for c in there.columns if c not in (*numbers, "dictionary", "metric")}
-    mean = there.groupby(["dictionary", "metric"], sort=False).agg(numbers | rest).reset_index()
+    mean: Any = there.groupby(["dictionary", "metric"], sort=False).agg(numbers | rest).reset_index()
     return Comparison(mean[[c for c in table.columns if c in mean.columns]], tuple(shown))
 
 
