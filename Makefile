@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench frontier transcoders mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench evaluate frontier transcoders mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -84,6 +84,10 @@ bench: $(STAMP)  ## harvest, memory, prompt sets (docs/measurements.md), steps b
 	$(PY) bench/encode.py --record
 	$(PY) bench/scaling.py --record
 	$(PY) bench/prompts.py --record
+
+evaluate: $(STAMP)  ## SAEBench's eight kinds of evaluation, trained against random, ten minutes at most (docs/measurements.md)
+	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
+	$(PY) bench/evaluate.py --record
 
 retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)
 	$(PY) bench/retrain.py --record
