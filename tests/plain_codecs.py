@@ -1,13 +1,15 @@
 """Dictionaries whose worth is known, and held-out rows in memory, for the suites."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from workbench.batch import Batch, Exclusion, Tokens
 from workbench.code import Code
+from workbench.evaluate import Case, Examples
 from workbench.site import Site
 
 SITE = Site(0, "resid")
@@ -141,3 +143,23 @@ class MemoryRows:
 
     def mean(self, site: Site) -> Tensor:
         return self.x.mean(0) if self.y is None else self.y.mean(0)
+
+
+BY = 37.5  # of the suite's test of units
+
+
+def trial(need: str, examples: Examples, atoms: Tensor) -> SimpleNamespace:
+    """The cases of an eval's trial on labelled rows that are made of `atoms`: see tests/test_evals.py."""
+    d, unlike = atoms.shape[1], random(*atoms.shape)
+    larger = replace(examples, x=BY * examples.x, y=BY * examples.y)
+
+    def case(codec: PlainCodec, given: Examples = examples) -> Case:
+        return Case(codec, None, MemoryRows(given.x), resamples=300, given={need: given})
+
+    return SimpleNamespace(
+        true=case(true(atoms)),
+        random=case(unlike),
+        identity=case(identity(d)),
+        mean=case(mean(torch.zeros(d))),
+        larger=case(rescaled(unlike, BY), larger),
+    )

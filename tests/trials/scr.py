@@ -1,15 +1,12 @@
 """Two concepts of two atoms each; the spurious one is told more loudly. Forty atoms are of neither."""
 
-from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
 import plain_codecs
 import torch
 
-from workbench.evaluate import Case, Examples
-
-BY = 37.5
+from workbench.evaluate import Examples
 
 
 @cache
@@ -23,16 +20,4 @@ def cases() -> SimpleNamespace:
     z = torch.zeros(600, 44).scatter(1, on, size)
     names = {"job": ("nurse", "guard"), "gender": ("female", "male")}
     examples = Examples.of(z @ atoms, {"job": wanted, "gender": unwanted}, names)
-    larger = replace(examples, x=BY * examples.x, y=BY * examples.y)
-    true, random = plain_codecs.true(atoms), plain_codecs.random(44, 48)
-
-    def case(codec, examples=examples):
-        return Case(codec, None, plain_codecs.MemoryRows(examples.x), resamples=300, given={"spurious": examples})
-
-    return SimpleNamespace(
-        true=case(true),
-        random=case(random),
-        identity=case(plain_codecs.identity(48)),
-        mean=case(plain_codecs.mean(torch.zeros(48))),
-        larger=case(plain_codecs.rescaled(random, BY), larger),
-    )
+    return plain_codecs.trial("spurious", examples, atoms)
