@@ -297,7 +297,8 @@ def test_a_transcoder_reads_one_site_and_writes_another():
     mlp = model.model.model.layers[1].mlp
     exact = plain_codecs.identity(32, site)
     exact.target, exact.reconstruct = target, lambda x: mlp(x)
-    table = evaluate.run({"mlp": exact, "noise": noisy(site, target)}, subject=model, rows=rows, tokens=tokens)
+    wanted = ["reconstruction", "delta_ce", "kl"]
+    table = evaluate.run({"mlp": exact, "noise": noisy(site, target)}, wanted, subject=model, rows=rows, tokens=tokens)
     found = table.set_index(["dictionary", "metric"])["value"]
     assert found["mlp", "fvu"] == pytest.approx(0, abs=1e-9) and found["mlp", "delta_ce"] == pytest.approx(0, abs=1e-5)
     assert found["noise", "delta_ce"] > 0.01 and found["mlp", "kl"] == pytest.approx(0, abs=1e-5)
