@@ -84,7 +84,7 @@ def _facts() -> Bench:
             "labelled": spurious.facts(site),
             "spurious": spurious.told(site),
             "swaps": facts.swaps(s),
-            "forgetting": facts.forgetting(s),
+            "forgetting": facts.forgetting(s, what="trade"),
         },
         evals=(*CORE, "sparse_probing", "tpp", "scr", "ravel", "unlearning"),
         texts=300,
