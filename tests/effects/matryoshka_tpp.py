@@ -1,8 +1,10 @@
 """A tree of directions: do two latents carry a root's class, and nothing of the other roots?"""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
+
+import torch
+from plain_codecs import MemoryRows
 
 from workbench.dictionary import recipe, train
 from workbench.evaluate import Case, Examples
@@ -45,8 +47,8 @@ def tree(
     shares = [width / latents for width in prefixes]
     parts = [recipe("batch_topk", **args), recipe("matryoshka_batch_topk", shares=shares, **args)]
     found = train(parts, data.stream(256, 800, seed), site=SITE, lr=5e-3, seed=seed, progress=False)
-    given, rows = examples(seed=seed + 10_000, **tree), SimpleNamespace(share_excluded=0.0)
-    return [Case(dictionary, None, cast(Any, rows), resamples=2, given=given) for dictionary in found]
+    given, rows = examples(seed=seed + 10_000, **tree), MemoryRows(torch.zeros(0, 32))
+    return [Case(dictionary, None, rows, resamples=2, given=given) for dictionary in found]
 
 
 def measure(seed: int) -> tuple[float, float]:
