@@ -85,7 +85,7 @@ bench: $(STAMP)  ## harvest, memory, prompt sets (docs/measurements.md), steps b
 	$(PY) bench/scaling.py --record
 	$(PY) bench/prompts.py --record
 
-evaluate: $(STAMP)  ## SAEBench's eight kinds of evaluation, trained against random, ten minutes at most (docs/measurements.md)
+evaluate: $(STAMP)  ## SAEBench's eight kinds of evaluation, trained against random dictionaries (docs/measurements.md)
 	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
 	$(PY) bench/evaluate.py --record
 
