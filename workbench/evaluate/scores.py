@@ -80,6 +80,22 @@ def interval(sums: Sums, statistic: Statistic, *, seed: int = 0, resamples: int 
     return Interval(value, low, high)
 
 
+def jackknife(without: Float[Tensor, "group *more"]) -> Float[Tensor, "*more"]:
+    """Half the 95 % interval of a statistic from its values without each of the groups; NaN with fewer than two.
+
+    For statistics that a bootstrap bends: it leaves out a third of the units each time. A constant added to all values
+    changes nothing. Source: Tukey 1958; the t interval of as many groups.
+    """
+    from scipy.special import stdtrit
+
+    g = len(without)
+    if g < 2:
+        return torch.full(without.shape[1:], torch.nan, dtype=torch.float64)
+    values = without.double()
+    spread = ((g - 1) / g * (values - values.mean(0)).square().sum(0)).sqrt()
+    return float(stdtrit(g - 1, (1 + LEVEL) / 2)) * spread
+
+
 @dataclass(frozen=True)
 class Score:
     """One number. `chance` is its value for a dictionary that knows only the mean; None where that means nothing."""

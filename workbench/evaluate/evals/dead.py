@@ -1,7 +1,7 @@
 """Which share of the latents never fires on the held-out rows."""
 
 from ..case import Case, resampled
-from ..scores import LEVEL, Score, Scores, Sums
+from ..scores import Score, Scores, Sums, jackknife
 
 SCALE_INVARIANT = ("dead_share",)
 
@@ -14,24 +14,17 @@ def dead(case: Case) -> Scores:
     over more.
     Source: the variance of a count of species seen, Heltshe & Forrester 1983.
     """
-    from scipy.special import stdtrit
-
     _, fired = case.scanned
-    groups, rows = len(fired.rows), round(float(fired.rows.sum()))
+    rows = round(float(fired.rows.sum()))
     silent = (fired.counts.sum(0) == 0).double().mean()
     only_here = (fired.counts > 0) & ((fired.counts > 0).sum(0) == 1)  # dead, were this group left out
-    low = high = float("nan")
-    if groups > 1:
-        left = only_here.double().mean(1)
-        spread = ((groups - 1) / groups * (left - left.mean()).square().sum()).sqrt()
-        reach = float(stdtrit(groups - 1, (1 + LEVEL) / 2)) * spread
-        low, high = float((silent - reach).clamp_min(0)), float((silent + reach).clamp_max(1))
+    reach = jackknife(only_here.double().mean(1))
     return Scores.of(
         Score(
             metric="dead_share",
             value=float(silent),
-            low=low,
-            high=high,
+            low=float((silent - reach).clamp_min(0)),
+            high=float((silent + reach).clamp_max(1)),
             unit=f"share of latents silent over {rows:,} rows",
             direction="lower",
             range=(0.0, 1.0),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..case import Case
 from ..examples import OURS, TRAIN, VALIDATION, Examples
-from ..scores import LEVEL, Direction, Score, Scores, Sums
+from ..scores import LEVEL, Direction, Score, Scores, Sums, jackknife
 
 NEEDS = ("places",)
 SCALE_INVARIANT = ("moran_share", "moran_significant", "moran_top", "moran_mean", "moran_rows", "probe_r2", "rows_r2")
@@ -99,7 +99,13 @@ def geospatial(
         kept = group != g
         near = nearest(points[kept], min(neighbours, int(kept.sum()) - 1))
         without.append(told(moran(z[kept], near), moran(x[kept], near)))
-    reach = dict(zip(whole, _reach([list(w.values()) for w in without]), strict=True))
+    reach = dict(
+        zip(
+            whole,
+            jackknife(torch.tensor([list(w.values()) for w in without], dtype=torch.float64)).tolist(),
+            strict=True,
+        )
+    )
     note = "" if places.examples.published else OURS
 
     def score(metric: str, unit: str, direction: Direction, chance: float, counted: str, m: int) -> Score:
@@ -176,16 +182,6 @@ def adjusted(p: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
     rank = torch.arange(len(p), 0, -1, dtype=p.dtype)
     stepped = (p[order] * len(p) / rank).cummin(0).values.clamp_max(1)
     return torch.empty_like(p).index_put_((order,), stepped)
-
-
-def _reach(left: list[list[float]]) -> list[float]:
-    """Half the 95 % interval of each number, from its values without each of the groups."""
-    from scipy.special import stdtrit
-
-    values = torch.tensor(left, dtype=torch.float64)
-    g = len(values)
-    spread = ((g - 1) / g * (values - values.mean(0)).square().sum(0)).sqrt()
-    return (float(stdtrit(g - 1, (1 + LEVEL) / 2)) * spread).tolist()
 
 
 def _probed(case: Case, places: Places, h: Tensor, metric: str, what: str, direction: Direction, note: str) -> Score:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..case import Case
 from ..examples import OURS
-from ..scores import LEVEL, Direction, Score, Scores
+from ..scores import Direction, Score, Scores, jackknife
 
 NEEDS = ("layered",)
 SCALE_INVARIANT = ("local_share", "entropy", "centre", "spread", "between_tokens")
@@ -109,7 +109,8 @@ def layer_profile(case: Case, *, local: float = 0.9, least: int = 20) -> Scores:
 
     def score(metric: str) -> Score:
         unit, direction, most = units[metric]
-        value, by, lucky = whole[metric], _reach([w[metric] for w in without]), chance[metric]
+        left = torch.tensor([w[metric] for w in without if not isnan(w[metric])], dtype=torch.float64)
+        value, by, lucky = whole[metric], float(jackknife(left)), chance[metric]
         return Score(
             metric=metric, value=value, low=max(0.0, value - by), high=min(most, value + by), unit=unit,
             direction=direction, range=(0.0, most), chance=None if isnan(lucky) else lucky, n=int(kept.sum()),
@@ -171,13 +172,3 @@ def _told(mass: Float[Tensor, "latent layer"], inside: Float[Tensor, " latent"],
         "spread": float(variance.sqrt().mean()),
         "between_tokens": float(between[moves].clamp(0, 1).mean()) if bool(moves.any()) else nan,
     }
-
-
-def _reach(left: Sequence[float]) -> float:
-    """Half the 95 % interval of a number, from its values without each of the groups."""
-    from scipy.special import stdtrit
-
-    values = torch.tensor([v for v in left if not isnan(v)], dtype=torch.float64)
-    g = len(values)
-    spread = ((g - 1) / g * (values - values.mean()).square().sum()).sqrt()
-    return float(stdtrit(g - 1, (1 + LEVEL) / 2)) * float(spread)

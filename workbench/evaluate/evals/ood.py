@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 from ... import geometry
 from ..case import GROUPS, Case, resampled
 from ..examples import OURS
-from ..scores import LEVEL, Score, Scores, Sums
+from ..scores import Score, Scores, Sums, jackknife
 
 SCALE_INVARIANT = ("ood",)
 DRAWN = 512  # random directions of the chance level, at most
@@ -22,8 +22,6 @@ def ood(case: Case) -> Scores:
     64 groups): a bootstrap would leave out a third of them, and their rows are what is asked for.
     Source: Fel et al. 2025, arXiv 2502.12892.
     """
-    from scipy.special import stdtrit
-
     atoms = case.codec.atoms().detach().flatten(1).float()
     signed = getattr(getattr(case.codec, "sparsifier", None), "signed", False)
     m, d = atoms.shape
@@ -49,9 +47,7 @@ def ood(case: Case) -> Scores:
     if groups > 1:
         first, second = best[:, :m].topk(2, 0).values
         only_here = (best[:, :m] == first) * (first - second)  # what a latent loses, were this group left out
-        left = only_here.mean(1)
-        spread = float(((groups - 1) / groups * (left - left.mean()).square().sum()).sqrt())
-        reach = float(stdtrit(groups - 1, (1 + LEVEL) / 2)) * spread
+        reach = float(jackknife(only_here.mean(1)))
         low, high = max(value - reach, 0.0), min(value + reach, 1.0 - least)
     unit = "document" if len(places) <= GROUPS else f"group of {len(places) / GROUPS:.3g} documents"
     return Scores.of(
