@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench evaluate frontier transcoders mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -88,6 +88,11 @@ bench: $(STAMP)  ## harvest, memory, prompt sets (docs/measurements.md), steps b
 evaluate: $(STAMP)  ## SAEBench's eight kinds of evaluation, trained against random dictionaries (docs/measurements.md)
 	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
 	$(PY) bench/evaluate.py --record
+
+geometry: $(STAMP)  ## dictionaries of SmolLM2-135M and their shape (docs/effects.md); maps and matchings by the clock
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) bench/geometry.py --record
+	$(PY) bench/shape.py --record
 
 retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)
 	$(PY) bench/retrain.py --record

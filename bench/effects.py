@@ -24,7 +24,8 @@ from statistics import mean, stdev
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from record import ROOT, code_hash, processor
+from record import FOLDER as MEASUREMENTS
+from record import ROOT, code_hash, processor, section
 
 from workbench import catalogue, lineage
 
@@ -55,7 +56,7 @@ def effect(name: str) -> Any:
 
 
 def code(name: str) -> str:
-    """Hash of the claim but its NOTE, of the parts of dictionaries, of the variants, helpers and claims it names."""
+    """Hash of the claim but its NOTE, of dictionaries' parts, of variants, helpers, measures and claims it names."""
     text = (FOLDER / f"{name}.py").read_text()
     lines = text.splitlines()
     for part in reversed(ast.parse(text).body):
@@ -68,6 +69,9 @@ def code(name: str) -> str:
         "workbench.evaluate" in text
     )
     used += CIRCUITS if "workbench.circuits" in text else []
+    shapes = [p.stem for p in sorted((ROOT / "workbench" / "geometry").glob("*.py")) if p.stem in text]
+    shapes = [f"workbench/geometry/{name}.py" for name in shapes if "geometry" in text]
+    used += [path for path in shapes if path not in used]
     used += [f"tests/effects/{other}.py" for other in names() if f"from {other} import" in text]
     return lineage.fingerprint([code_hash([*TESTED, *used]), *lines])
 
@@ -159,7 +163,8 @@ def page() -> str:
         for changes, a, b in row["tried"]:
             said = "control" if changes.get("control") else ", ".join(f"{k} = {v}" for k, v in changes.items())
             lines.append(f"| {said} | {a:.3g} | {b:.3g} | {a - b:.3g} |")
-    return "\n".join(lines) + "\n"
+    shape = MEASUREMENTS / "shape.json"
+    return "\n".join(lines) + "\n" + (section(shape) if shape.exists() else "")
 
 
 def main() -> None:

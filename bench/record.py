@@ -82,8 +82,8 @@ def section(path: Path, root: Path = ROOT) -> str:
 
 
 def page(folder: Path = FOLDER, root: Path = ROOT) -> str:
-    """The markdown page of all measurements but the benchmarks."""
-    found = [section(path, root) for path in sorted(folder.glob("*.json")) if path.stem not in COMPARED]
+    """The markdown page of all measurements but the benchmarks, and `shape`, which docs/effects.md shows."""
+    found = [section(path, root) for path in sorted(folder.glob("*.json")) if path.stem not in (*COMPARED, "shape")]
     return (
         "# Measurements\n\nWritten by `python bench/record.py`; **stale**: the code has changed since. Training steps "
         "beside other libraries, encoding and scaling: [benchmarks.md](benchmarks.md).\n" + "".join(found)

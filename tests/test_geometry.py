@@ -1,6 +1,7 @@
 """Neighbours are exact, maps repeat and say what they lose, groups are found where they were planted."""
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_recall_by_hand_on_six_points():
 
 def test_points_on_a_line_have_the_neighbours_one_sees():
     xy = torch.tensor([[0.0, 0], [1, 0], [3, 0], [7, 0]])
-    assert on_map(xy, 2, chunk=3).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    assert on_map(xy, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
 
 
 def test_trustworthiness_is_scikit_learns_and_one_for_a_faithful_map():
@@ -98,6 +99,52 @@ def test_groups_stay_together_on_the_map(mapped):
     assert plane.trustworthiness > 0.9
     assert plane.recall > 5 * plane.chance
     assert plane.chance == pytest.approx(K / (len(vectors) - 1))
+
+
+def test_the_layout_is_umaps_own_for_these_neighbours_and_this_seed(mapped):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import umap
+
+        vectors, _, _, plane = mapped
+        unit = normalize(vectors, dim=-1)
+        near = geometry.neighbours(unit, K)
+        own = torch.arange(len(unit))[:, None]
+        start = geometry.plane(vectors, neighbours=K, folder=mapped[2], method="pca").xy
+        made = umap.UMAP(
+            metric="cosine",
+            n_neighbors=K + 1,  # it counts a point as its own first neighbour
+            precomputed_knn=(torch.cat([own, near.indices], 1).numpy(), np.pad(1 - near.cosines, ((0, 0), (1, 0)))),
+            init=(10 * start / start.abs().max()).numpy(),
+            random_state=0,
+            n_jobs=1,
+        ).fit_transform(unit.numpy())
+    np.testing.assert_allclose(plane.xy, made, atol=1e-4)
+
+
+def test_agreement_is_the_share_of_neighbours_that_maps_of_three_seeds_have_in_common(mapped, tmp_path):
+    vectors, _, _, plane = mapped
+    others = [geometry.plane(vectors, neighbours=K, folder=tmp_path, seed=seed) for seed in (1, 2)]
+    near = [on_map(one.xy, K).tolist() for one in (plane, *others)]
+    shared = [
+        [len(set(a) & set(b)) / K for a, b in zip(near[i], near[j], strict=True)] for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert plane.agreement == pytest.approx(np.mean(shared), abs=1e-6)
+    assert plane.chance < plane.agreement < 1
+    assert f"maps of seeds 0, 1, 2 have {plane.agreement:.0%}" in plane.caption
+    assert f"maps of seeds 2, 3, 4 have {others[1].agreement:.0%}" in others[1].caption
+    assert not torch.equal(others[0].xy, others[1].xy)
+
+
+def test_opposite_vectors_share_a_place_when_signs_are_free(mapped, tmp_path):
+    vectors, group = mapped[:2]
+    signs = torch.arange(len(vectors))[:, None] % 2 * 2 - 1
+    plane = geometry.plane(vectors * signs, neighbours=K, absolute=True, folder=tmp_path)
+    shown = on_map(plane.xy, K)
+    assert (group[shown] == group[:, None]).float().mean() > 0.95
+    split = geometry.plane(vectors * signs, neighbours=K, folder=tmp_path)
+    assert (signs[split.indices, 0] == signs).all()
+    assert (signs[shown, 0] == signs).float().mean() < 0.7
 
 
 def test_a_map_made_once_is_read_not_made(mapped, monkeypatch):
@@ -168,7 +215,8 @@ def test_the_figure_says_how_far_it_can_be_believed(mapped):
     assert f"{plane.recall:.0%}" in figure.layout.title.subtitle.text
     assert "trustworthiness" in figure.layout.title.subtitle.text
     assert figure.data[0].text[3] == "latent 3<br>&lt;b&gt;x&lt;/b&gt;"
-    assert len(plane.figure(color=[f"group {g}" for g in group.tolist()]).data) == 6
+    shown = plane.figure(color=[f"group {g}" for g in group.tolist()]).data
+    assert [trace.name for trace in shown if trace.xaxis != "x2"] == [f"group {g}" for g in range(6)]
     with pytest.raises(ValueError, match="color must have one entry for each of the 240"):
         plane.figure(color=[1.0])
 

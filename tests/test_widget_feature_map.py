@@ -210,7 +210,7 @@ def big(n=50_000, k=15, words=True):
     xy = torch.from_numpy(r.normal(size=(n, 2)).astype(np.float32))
     near = torch.from_numpy(r.integers(0, n, (n, k)))
     cosines = torch.from_numpy(np.sort(r.uniform(size=(n, k)).astype(np.float32))[:, ::-1].copy())
-    made = Plane(xy, torch.arange(n), near, cosines, 0.9, 0.4, k / n, 0.1, "umap", k, 0)
+    made = Plane(xy, torch.arange(n), near, cosines, 0.9, 0.4, k / n, 0.1, "umap", k, 0, 0.5)
     table = pd.DataFrame({"density": r.uniform(size=n), "layer": r.integers(0, 30, n), "score": r.uniform(size=n)})
     table = table.assign(**{f"score {i}": r.uniform(size=n) for i in range(5 if words else 0)})
     if words:

@@ -299,10 +299,11 @@ def map_points(plane: Any) -> dict[str, Any]:
 
 def map_trust(plane: Any) -> dict[str, Any]:
     """How far a map can be believed, as numbers; `left_out` counts the vectors that are not on it."""
-    names = ("trustworthiness", "recall", "chance", "explained")
+    names = ("trustworthiness", "recall", "chance", "explained", "agreement")
     return {
         **{name: finite(getattr(plane, name)) for name in names},
         "method": plane.method,
+        "absolute": plane.absolute,
         "k": plane.k,
         "seed": plane.seed,
         "left_out": len(plane.xy) - len(plane.latents),

@@ -80,7 +80,7 @@ def grid(shift=0.0):
     xy = torch.stack([(at % WIDE).float() + shift, (at // WIDE).float()], -1)
     near = torch.stack([(at + 1) % n, (at + n // 2) % n], -1)
     cosines = torch.tensor([0.9, 0.25]).repeat(n, 1)
-    return Plane(xy, at, near, cosines, 0.8, 0.45, 2 / (n - 1), 0.1, "umap", 2, 7)
+    return Plane(xy, at, near, cosines, 0.8, 0.45, 2 / (n - 1), 0.1, "umap", 2, 7, 0.5)
 
 
 def table():
@@ -139,6 +139,7 @@ def test_draws_from_its_state_says_how_far_to_believe_it_and_cleans_up():
         trust = at.page.locator(".fm-trust").inner_text()
         assert "45 % of the 2 nearest" in trust and "chance 1.34 %" in trust and "0.800 trustworthiness" in trust
         assert "UMAP, 2 neighbours by cosine, seed 7. 150 latents" in trust
+        assert "50 % of neighbours shared by maps of three seeds (chance 1.34 %)" in trust
         assert "no value: 1" in at.page.locator(".fm-legend").inner_text()
         assert (
             at.page.locator(".fm-list tbody tr").count() == 10

@@ -439,7 +439,8 @@ export default define('wb-feature-map', w => {
         h('i', {style: {width: wide(t.recall)}}), h('u', {style: {left: wide(t.chance)}})),
       h('div', null, h('b', null, `${Math.round(100 * t.recall)} %`), ` of the ${t.k} nearest latents are near on the map too`, h('span', {class: 'wb-soft'}, ` (chance ${share(t.chance)})`)),
       h('div', null, h('b', null, number(t.trustworthiness)), ' trustworthiness', h('span', {class: 'wb-soft'}, ' (1: no false neighbour)')),
-      h('div', {class: 'wb-soft'}, `${m.trust.method.toUpperCase()}, ${t.k} neighbours by cosine${t.method === 'pca' ? '' : `, seed ${t.seed}`}. ${count(m.n)} latents${t.left_out ? `, ${count(t.left_out)} left out` : ''}. ${t.method === 'pca' ? 'Its two axes' : 'Two principal components'} hold ${share(t.explained)} of the variance.`));
+      t.method === 'pca' ? null : h('div', null, h('b', null, `${Math.round(100 * t.agreement)} %`), ' of neighbours shared by maps of three seeds', h('span', {class: 'wb-soft'}, ` (chance ${share(t.chance)})`)),
+      h('div', {class: 'wb-soft'}, `${m.trust.method.toUpperCase()}, ${t.k} neighbours by ${t.absolute ? '|cosine|' : 'cosine'}${t.method === 'pca' ? '' : `, seed ${t.seed}`}. ${count(m.n)} latents${t.left_out ? `, ${count(t.left_out)} left out` : ''}. ${t.method === 'pca' ? 'Its two axes' : 'Two principal components'} hold ${share(t.explained)} of the variance.`));
   }
 
   function recolour() {
