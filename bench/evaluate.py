@@ -124,8 +124,8 @@ def _smollm2() -> Bench:
         batch=2048,
         lr=1e-3,
         given=lambda s, site: {
-            "words": words.words(s, site),
-            "labelled": texts.sources(s, site, 800, words=24).examples,
+            "words": words.words(s, site, words=words.vocabulary(s, 200)),
+            "labelled": texts.sources(s, site, 3200, words=24).examples,
         },
         evals=(*CORE, "absorption", "sparse_probing"),
         texts=64,
