@@ -1,6 +1,7 @@
 """The shape of SmolLM2-135M's dictionaries: analyses of `workbench/geometry`, each beside its null and its paper.
 
-    python bench/shape.py [--record] [--train]      docs/measurements/shape.json, shown in docs/effects.md
+    python bench/shape.py [--record] [--only NAME]      docs/measurements/shape.json, shown in docs/effects.md
+    python bench/shape.py --small                       all of it once at a smoke size
 
 Six residual streams, three pairs of neighbours at a sixth, half and five sixths of the depth, one width, one seed; the
 MLP and attention outputs between the layers of each pair; layer 14 at two widths and three seeds, each seed with
@@ -33,8 +34,7 @@ TESTED = ["workbench/geometry/*.py", "bench/shape.py"]
 LAYERS = (4, 5, 14, 15, 24, 25)  # residual streams, in pairs of neighbours
 FLOW = tuple(f"{layer}.{stream}" for layer in LAYERS[1::2] for stream in ("attn_out", "mlp_out"))
 SEEDS, MIDDLE = (0, 1, 2), "14.resid"
-WIDE, NARROW = 2304, 1152
-K, SIZE, STEPS, ROWS, LR = 32, 1024, 500, 400_000, 1e-3
+K, SIZE, LR = 32, 1024, 1e-3
 LEAST = 10  # held-out rows in which a latent fires, or it is left out
 BLOCK = 32  # rows: texts of the held-out part are 128 tokens long
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -50,41 +50,55 @@ COMPONENTS = 5  # principal components of the class means in which a circle is l
 Rows = Iterator[dict[str, Any]]
 
 
+class Plan(NamedTuple):
+    """How large everything is."""
+
+    rows: int = 400_000
+    steps: int = 500
+    wide: int = 2304  # latents
+    narrow: int = 1152
+    draws: int = 20  # random dictionaries whose lobes are sought
+
+
+SMALL = Plan(rows=12_000, steps=20, wide=256, narrow=128, draws=2)
+
+
 class Made(NamedTuple):
     """The dictionaries, and rows that none of them was trained on."""
 
+    plan: Plan
     subject: wb.Subject
     test: Any
     by: dict[tuple[str, int, int], Any]  # (site, latents, seed)
 
 
-def wanted() -> list[tuple[str, int, int]]:
+def wanted(plan: Plan) -> list[tuple[str, int, int]]:
     """Site, width and seed of every dictionary."""
-    one = [(f"{layer}.resid", WIDE, 0) for layer in LAYERS] + [(site, NARROW, 0) for site in FLOW]
-    seeds = [(MIDDLE, width, seed) for width in (NARROW, WIDE) for seed in SEEDS]
+    one = [(f"{layer}.resid", plan.wide, 0) for layer in LAYERS] + [(site, plan.narrow, 0) for site in FLOW]
+    seeds = [(MIDDLE, width, seed) for width in (plan.narrow, plan.wide) for seed in SEEDS]
     return one + [key for key in seeds if key not in one]
 
 
 @cache
-def made() -> Made:
+def made(plan: Plan) -> Made:
     """Harvested and trained once, then read from the cache."""
     subject = wb.Subject("smollm2-135m", dtype="auto")
     sites = [*(f"{layer}.resid" for layer in LAYERS), *FLOW]
-    store = wb.collect(subject, wb.corpus("pack"), sites, rows=ROWS)
+    store = wb.collect(subject, wb.corpus("pack"), sites, rows=plan.rows)
     train, test = store.split(test=0.1, seed=0)
     by = {}
-    for site, width, seed in wanted():
+    for site, width, seed in wanted(plan):
         by[site, width, seed] = wb.train(
             wb.recipe("batch_topk", d=subject.width(site), latents=width, k=K, seed=seed),
-            train.stream(SIZE, site=site, steps=STEPS, seed=seed),
+            train.stream(SIZE, site=site, steps=plan.steps, seed=seed),
             site=site,
             exclusion=store.exclusion,
             subject_fingerprint=subject.fingerprint,
             lr=LR,
             seed=seed,
-            folder=lineage.cache() / "shape" / store.hash / f"{site}-{width}-{seed}",
+            folder=lineage.cache() / "shape" / store.hash / f"{plan.steps}-{site}-{width}-{seed}",
         )
-    return Made(subject, test, by)
+    return Made(plan, subject, test, by)
 
 
 def live(codec: Any, test: Any) -> tuple[Any, Tensor]:
@@ -99,7 +113,7 @@ def atoms(codec: Any) -> Tensor:
 
 def seeds(m: Made) -> Rows:
     """Are the latents of another seed the same, at both widths?"""
-    for width in (NARROW, WIDE):
+    for width in (m.plan.narrow, m.plan.wide):
         one, *others = (m.by[MIDDLE, width, seed] for seed in SEEDS)
         case = Case(one, None, m.test, name=str(width), given={"siblings": Siblings(tuple(others))})
         found = evaluate.run([case], ["consistency"], errors="raise").set_index("metric")
@@ -115,7 +129,7 @@ def persistent(m: Made) -> Rows:
     """SAE Match over six layers: folded atoms, chains of matchings."""
     folded, masks = [], []
     for layer in LAYERS:
-        codec = m.by[f"{layer}.resid", WIDE, 0]
+        codec = m.by[f"{layer}.resid", m.plan.wide, 0]
         codes, on = live(codec, m.test)
         columns = encoder_columns(codec)
         assert columns is not None
@@ -145,9 +159,9 @@ def flows(m: Made) -> Rows:
     for before, layer in zip(LAYERS[::2], LAYERS[1::2], strict=True):
         streams = {}
         for name in ("resid", "mlp_out", "attn_out"):
-            codec = m.by[f"{layer}.{name}", WIDE if name == "resid" else NARROW, 0]
+            codec = m.by[f"{layer}.{name}", m.plan.wide if name == "resid" else m.plan.narrow, 0]
             streams[name] = {layer: atoms(codec)[live(codec, m.test)[1]]}
-        old = m.by[f"{before}.resid", WIDE, 0]
+        old = m.by[f"{before}.resid", m.plan.wide, 0]
         streams["resid"][before] = atoms(old)[live(old, m.test)[1]]
         found = geometry.flow(streams["resid"], streams["mlp_out"], streams["attn_out"])
         for line in found.profile.to_dict("records"):
@@ -156,7 +170,7 @@ def flows(m: Made) -> Rows:
 
 def galaxies(m: Made) -> Rows:
     """Slope of the spectrum and clustering by layer."""
-    kept = {layer: m.by[f"{layer}.resid", WIDE, 0] for layer in LAYERS}
+    kept = {layer: m.by[f"{layer}.resid", m.plan.wide, 0] for layer in LAYERS}
     unit = {layer: normalize(atoms(codec)[live(codec, m.test)[1]], dim=1) for layer, codec in kept.items()}
     few = min(len(x) for x in unit.values())  # only clouds of one size can be compared
     for layer, x in unit.items():
@@ -171,10 +185,10 @@ def galaxies(m: Made) -> Rows:
 def lobed(m: Made) -> Rows:
     """Do latents that fire in the same blocks of text point the same way?"""
     for layer in LAYERS[1::2]:
-        codec = m.by[f"{layer}.resid", WIDE, 0]
+        codec = m.by[f"{layer}.resid", m.plan.wide, 0]
         codes, _ = live(codec, m.test)
         counts = geometry.counts(codes, block=BLOCK)
-        found = geometry.lobes(atoms(codec), counts, groups=3, least=LEAST, redrawn=20)
+        found = geometry.lobes(atoms(codec), counts, groups=3, least=LEAST, redrawn=m.plan.draws)
         for line in found.summary.to_dict("records"):
             yield row_of(
                 f"lobes' {line['measure']}, layer {layer}, null: {line['null']}", line["value"], line["mean"],
@@ -185,13 +199,13 @@ def lobed(m: Made) -> Rows:
 def split(m: Made) -> Rows:
     """Has every latent of a wide dictionary a parent in the narrow one?"""
     for seed in SEEDS:
-        small, large = (m.by[MIDDLE, width, seed] for width in (NARROW, WIDE))
+        small, large = (m.by[MIDDLE, width, seed] for width in (m.plan.narrow, m.plan.wide))
         parts = [atoms(codec)[live(codec, m.test)[1]] for codec in (small, large)]
         found = geometry.splits(*parts)
         beyond = float((found.cosines > found.null_cosines.max()).double().mean())
         several = float((found.children > 1).double().mean()), float((found.null_children > 1).double().mean())
         yield row_of(
-            f"cosine with the nearest of {NARROW}, seed {seed}", float(found.cosines.mean()),
+            f"cosine with the nearest of {m.plan.narrow}, seed {seed}", float(found.cosines.mean()),
             float(found.null_cosines.mean()), f"{beyond:.0%} above the largest of the null", len(found.cosines),
         )  # fmt: skip
         yield row_of(f"latents with two children or more, seed {seed}", *several, "", len(found.children))
@@ -205,7 +219,7 @@ def circles(m: Made) -> Rows:
         last = tokens.mask.sum(1).cpu() - 1
         for site, h in read.items():
             x = h.cpu()[torch.arange(len(last)), last]
-            kept = m.by[str(site), WIDE, 0].reconstruct(x).detach().cpu()
+            kept = m.by[str(site), m.plan.wide, 0].reconstruct(x).detach().cpu()
             for of, rows in (("rows", x), ("reconstructions", kept)):
                 means = rows.unflatten(0, (len(names), len(TEMPLATES))).mean(1)
                 found = geometry.circle(means, names=names, components=COMPONENTS)
@@ -258,14 +272,14 @@ def row_of(what: str, value: float, null: float, more: str, n: int) -> dict[str,
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--record", action="store_true", help="write docs/measurements/shape.json")
-    asked.add_argument("--train", action="store_true", help="train the dictionaries, and no more")
+    asked.add_argument("--small", action="store_true", help="a smoke size, never recorded")
     asked.add_argument("--only", choices=[part.__name__ for part in SAID], help="one analysis")
     given = asked.parse_args()
     began = time.perf_counter()
-    dictionaries = made()
+    dictionaries = made(SMALL if given.small else Plan())
     rows: list[dict[str, Any]] = []
     spent = {"harvest and training": time.perf_counter() - began}
-    for part, (source, said) in () if given.train else SAID.items():
+    for part, (source, said) in SAID.items():
         if given.only in (None, part.__name__):
             began = time.perf_counter()
             about = {"analysis": part.__name__, "paper": f"{said} ({source})"}
@@ -277,7 +291,7 @@ def main() -> None:
             spent[part.__name__] = time.perf_counter() - began
     rows += [{"analysis": "seconds", "measure": name, "value": seconds} for name, seconds in spent.items()]
     sys.stdout.write(", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items()) + "\n")
-    if given.record:
+    if given.record and not given.small:
         record("shape", COMMAND, rows, TESTED)
         lineage.write(effects.PAGE, effects.page().encode())
 
