@@ -98,7 +98,7 @@ def made(plan: Plan) -> Made:
             subject_fingerprint=subject.fingerprint,
             lr=LR,
             seed=own,
-            folder=lineage.cache() / "shape" / store.hash / f"{plan.steps}-{site}-{width}-{seed}",
+            folder=lineage.cache() / "shape" / store.hash / f"{plan.steps}-{site}-{width}-{own}",
         )
     return Made(plan, subject, test, by)
 
