@@ -138,12 +138,13 @@ def persistent(m: Made) -> Rows:
         scale = torch.where(on, mean_activation(codes), 1.0)
         folded.append(geometry.fold(columns, codec.encoder.bias.detach().cpu(), atoms(codec), scale).atoms)
         masks.append(on)
+    many = {str(layer): int(mask.sum()) for layer, mask in zip(LAYERS, masks, strict=True)}
     found = geometry.persistence(folded, names=[str(layer) for layer in LAYERS], live=masks, seed=0)
     for line in found.table.to_dict("records"):
         yield row_of(
             f"cosine of partners, layer {line['from']} to {line['to']}, a chain of {line['hops']}", line["cosine"],
             line["random"], f"z {line['z']:.0f} against shuffled pairs {line['shuffled']:.2f}; with the direct "
-            f"matching agree {line['same']:.0%}, by chance {line['same_null']:.1%}", int(masks[0].sum()),
+            f"matching agree {line['same']:.0%}, by chance {line['same_null']:.1%}", many[line["from"]],
         )  # fmt: skip
 
 
