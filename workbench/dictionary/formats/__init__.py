@@ -5,6 +5,9 @@ several, `read(source, part)` gives one, `write(dictionary, folder)` writes one 
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +17,16 @@ from ... import catalogue
 from ...site import Site
 from .. import files
 from ..core import Dictionary
-from . import _hub, _own
+from . import _gain, _hub, _own
 from ._parts import Found, assemble
-from ._sites import before_gain, site_of
-from ._source import Source, shown
+from ._sites import placed, site_of
+from ._source import Source, listed, shown
 
 if TYPE_CHECKING:
     from ...subject import Subject
 
 HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
+LONGEST = 400  # characters of a refusal
 HASHED = 1 << 28  # bytes of a file beyond which its size alone is kept
 
 
@@ -41,8 +45,10 @@ def load(
     """A dictionary from a folder, a file or a hub id, in our own format or one of the field's, ready to use.
 
     `part`: which one, where there are several (`parts` lists them). `site` and `target` where the files do not say, or
-    say something that is no stream of ours. `format`: a name of `catalogue.names("formats")`, else it is recognised.
-    `subject`: raise when its rows there have another width. Weights come as float32 unless `dtype` is given.
+    say something that is no stream of ours; `target` is else where it reads, but for what goes into a module.
+    `format`: a name of `catalogue.names("formats")`, else it is recognised. `subject`: the model, whose modules and
+    norms places are then held against; raise when its rows there have another width. Weights come as float32 unless
+    `dtype` is given.
     Raises FileNotFoundError, or ValueError in one line for whatever does not fit: nothing is guessed.
     """
     found, part, origin = _opened(source, part, revision)
@@ -54,9 +60,16 @@ def load(
         dictionary.site = Site.of(site)
     if target is not None:
         dictionary.target = Site.of(target)
+    elif dictionary.target is None and _writes_where_it_reads(dictionary):
+        dictionary.target = dictionary.site
     if subject is not None:
         files.check(dictionary, subject)
     return dictionary.to(device=device, dtype=dtype)
+
+
+def _writes_where_it_reads(dictionary: Dictionary) -> bool:
+    """Whether it can be taken for an autoencoder: one of what goes into a module may as well be a transcoder."""
+    return dictionary.decoder.shape == dictionary.shape and not str(dictionary.site).endswith(("_in", ":in"))
 
 
 def parts(source: Path | str, *, format: str | None = None) -> list[str]:
@@ -90,7 +103,7 @@ def _opened(source: Path | str, part: str | int | None, revision: str | None) ->
         folder, inner, commit = _hub.fetch(name, inner, revision)
         source, origin = folder, {"source": name, "revision": commit}
     found = Source(source)
-    if inner and found.only is None and ".." not in Path(inner).parts and (found.path / inner).exists():
+    if inner and found.only is None and found.holds(inner):
         return Source(found.inside(inner)), "", origin | {"part": inner}
     return found, inner, origin | ({"part": inner} if inner else {})
 
@@ -104,18 +117,33 @@ def _format(source: Source, name: str | None) -> Any:
     if name is not None:
         return catalogue.module("formats", name)
     known = {name: catalogue.module("formats", name) for name in catalogue.names("formats")}
-    fit = [name for name, module in known.items() if module.sniff(source)]
+    with _in_a_line(source):
+        fit = [name for name, module in known.items() if module.sniff(source)]
     if len(fit) == 1:
         return known[fit[0]]
     if fit:
         raise ValueError(f"{source} could be {' or '.join(fit)}: give format=")
-    held = ", ".join(shown(name) for name in source.files[:6]) or "nothing"
+    held = ", ".join(shown(name, 30) for name in source.files[:6]) or "nothing"
     more = f" and {len(source.files) - 6} more" if len(source.files) > 6 else ""
-    raise ValueError(f"{source} is no dictionary that we know: it holds {held}{more}; formats: {', '.join(known)}")
+    raise ValueError(
+        f"{source} is no dictionary that we know: it holds {held}{more} (catalogue.names('formats') lists what is read)"
+    )
 
 
 def _parts_of(source: Source, module: Any) -> list[str]:
-    return module.parts(source) if hasattr(module, "parts") else [""]
+    with _in_a_line(source):
+        return module.parts(source) if hasattr(module, "parts") else [""]
+
+
+@contextmanager
+def _in_a_line(source: Source) -> Iterator[None]:
+    """What a format says of a folder, with the folder, and no longer than one reads."""
+    try:
+        yield
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        text = text if str(source.path) in text else f"{source}: {text}"
+        raise ValueError(text if len(text) <= LONGEST else text[: LONGEST - 3] + "...") from None
 
 
 def _read(
@@ -125,22 +153,18 @@ def _read(
     if not part and len(there) == 1:
         part = there[0]
     if part not in there:
-        names = ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "")
-        wanted = f"has no {part!r}" if part else "holds several dictionaries"
+        names = listed(there)
+        wanted = f"has no {shown(part)}" if part else "holds several dictionaries"
         raise ValueError(f"{source} {wanted}: give part= one of {names or 'none, there is nothing else in it'}")
-    found: Found = module.read(source, part)
-    try:
+    with _in_a_line(source):
+        found: Found = module.read(source, part)
         dictionary = assemble(found.spec, found.tensors, found.pieces)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-    if site is None and before_gain(found.reads) and not (subject is not None and subject.centred):
-        raise ValueError(
-            f"this dictionary reads {found.reads}, in a model with RMS norms taken before the norm's gain, our mlp_in "
-            "and attn_in after it: give subject= if the model has LayerNorm, or site= if you divide by the gain"
-        )
-    dictionary.site = site_of(found.reads) if site is None and found.reads is not None else None
-    if target is None:
-        dictionary.target = site_of(found.writes) if found.writes is not None else None
+        before = _gain.place(found.reads, None if site is None else Site.of(site), getattr(module, "BEFORE_GAIN", ()))
+        if before is not None:
+            _gain.fold_(dictionary, before, subject, found.reads)
+        at = site_of if subject is None else partial(placed, subject=subject)
+        dictionary.site = None if found.reads is None or site is not None else at(found.reads)
+        dictionary.target = None if found.writes is None or target is not None else at(found.writes)
     name = module.__name__.rpartition(".")[2]
     dictionary.training_summary = origin | {
         "format": name,

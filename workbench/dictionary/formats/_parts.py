@@ -26,11 +26,20 @@ PARTS = {  # what a spec may name: a class of this package and nothing else
         "pursuit": "encoders.Pursuit",
         "layers": "variants.crosslayer_transcoder.Layers",
         "per_row": "formats._parts.PerRow",
+        "glu": "formats.llamascopium.Glu",
+        "repeated": "formats.llamascopium.Repeated",
+        "lorsa": "formats._lorsa.Lorsa",
+        "normed": "formats._sae_lens_parts.Normed",
+        "sae_lens_pursuit": "formats._sae_lens_parts.MatchingPursuit",
+        "temporal": "formats._sae_lens_parts.Temporal",
+        "greedy": "formats.overcomplete.Greedy",
     },
     "sparsifier": {
+        "block_topk": "formats.llamascopium.BlockTopK",
         "relu": "sparsifiers.ReLU",
         "topk": "sparsifiers.TopK",
         "ranked_topk": "formats._parts.RankedTopK",
+        "largest": "formats.openai.Largest",
         "abs_topk": "variants.abs_topk.AbsTopK",
         "group_max": "variants.group_max.GroupMax",
         "jumprelu": "formats._parts.Threshold",
@@ -44,6 +53,8 @@ PARTS = {  # what a spec may name: a class of this package and nothing else
     "skip": {
         "linear": "formats._parts.Skip",
         "per_row": "formats._parts.Rest",
+        "layers": "formats.gemma_scope_2.LayersSkip",
+        "temporal": "formats._sae_lens_parts.Foreseen",
     },
 }
 
@@ -153,16 +164,19 @@ class RankedTopK(TopK):
 def normalised(
     x: Float[Tensor, "row *inp"], how: str, eps: float
 ) -> tuple[Float[Tensor, "row *inp"], Float[Tensor, "row _"], Float[Tensor, "row _"]]:
-    """Rows by themselves, their size and their mean: `layer_norm` (unbiased deviation) or `norm` (to sqrt(d))."""
+    """Rows by themselves, their size and their mean: `layer_norm` (unbiased deviation) or `norm` (to sqrt(d)).
+
+    `eps` is added to what rows are divided by, and not to the size that is given back, as all owners have it.
+    """
     flat = x.flatten(1)
     if how == "layer_norm":
         mean = flat.mean(-1, keepdim=True)
         flat = flat - mean
-        size = flat.std(-1, keepdim=True) + eps
+        size = flat.std(-1, keepdim=True)
     else:
         mean = torch.zeros_like(flat[:, :1])
-        size = flat.norm(dim=-1, keepdim=True) / flat.shape[1] ** 0.5 + eps
-    return (flat / size).view_as(x), size, mean
+        size = flat.norm(dim=-1, keepdim=True) / flat.shape[1] ** 0.5
+    return (flat / (size + eps)).view_as(x), size, mean
 
 
 class PerRow(Encoder):
@@ -265,4 +279,9 @@ class Atoms:
             here = ((wanted >= latent) & (wanted < latent + len(values))).nonzero()[:, 0]
             if len(here):
                 out[here, column : column + values.shape[1]] = values[wanted[here] - latent].float()
+        if not out.isfinite().all():  # they were not looked through when the file was opened
+            off = wanted[~out.isfinite().all(1)].tolist()
+            raise ValueError(
+                f"atoms hold numbers that are not finite (NaN or infinity), the first that of latent {off[0]}"
+            )
         return out

@@ -1,8 +1,10 @@
 """The field's names of places in a model, as our sites."""
 
 import re
+from typing import Any
 
 from ...site import Site
+from ._source import shown
 
 HOOKS = {  # TransformerLens, after `blocks.<layer>.`
     "hook_resid_post": "resid",
@@ -22,6 +24,8 @@ MODULES = {  # Hugging Face, after the layer: what comes out of a module, and wh
     "attn.c_proj": {"in": "heads"},
     "attention.dense": {"in": "heads"},
     "attn.out_proj": {"in": "heads"},
+    "pre_feedforward_layernorm": {"out": "mlp_in"},
+    "post_feedforward_layernorm": {"out": "mlp_out"},
 }
 _HOOK = re.compile(r"blocks\.(\d{1,4})\.([\w.]+)")
 _MODULE = re.compile(r"(?:model\.|transformer\.|gpt_neox\.|language_model\.)*(?:layers|h|blocks)\.(\d{1,4})\.?([\w.]*)")
@@ -42,11 +46,33 @@ def site_of(name: str) -> Site:
     path, _, side = name.partition(":")
     if _EMBED.fullmatch(path) and side in ("", "out"):
         return Site(None, "embed")
-    if (module := _MODULE.fullmatch(path)) and (stream := MODULES.get(module[2], {}).get(side or "out")):
+    module = _MODULE.fullmatch(path)
+    if module and not module[2] and side == "in":  # what the block before it gave
+        return Site(int(module[1]) - 1, "resid") if int(module[1]) else Site(None, "embed")
+    if module and (stream := MODULES.get(module[2], {}).get(side or "out")):
         return Site(int(module[1]), stream)
     raise ValueError(
-        f"this dictionary lives at {name!r}, which is no stream of ours: give site= (and target=) yourself"
+        f"this dictionary lives at {shown(name)}, which is no stream of ours: give site= (and target=) yourself"
     )
+
+
+def placed(name: str, subject: Any) -> Site:
+    """Our site of a name in this model. Where the model adds something else than the module gives, the module itself.
+
+    In a model with a norm after the MLP, what comes out of the module `mlp` is not our mlp_out. Raises ValueError when
+    the model has no such module.
+    """
+    site, (path, _, side) = site_of(name), name.partition(":")
+    module = _MODULE.fullmatch(path)
+    if module is None or not module[2] or "hook_" in path:
+        return site
+    port = subject.plan.port(site)
+    if f".{port.path}".endswith(f".{path}") and port.side == (side or "out"):
+        return site
+    there = [found for found, _ in subject.model.named_modules() if f".{found}".endswith(f".{path}")]
+    if len(there) != 1:
+        raise ValueError(f"{subject.name} has {len(there)} modules {shown(path)}: give site= (and target=) yourself")
+    return Site(None, f"{there[0]}:{side or 'out'}")
 
 
 def hook_of(site: Site) -> str:

@@ -1,9 +1,10 @@
 """What `golden_<owner>.py` scripts share: a random input, and how a case is kept for tests/golden.py.
 
-Run in the owner's environment (`python bench/peers/install.py OWNER`), from the project's root.
+They run in the owner's environment; `python bench/formats/parity.py` makes that, runs them and compares.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-FOLDER = Path(__file__).parent.parent.parent / "tests" / "golden"
+FOLDER = Path(os.environ.get("GOLDEN", Path(__file__).parent.parent.parent / "tests" / "golden"))
 
 
 def rows(d: int, n: int = 24, seed: int = 0, size: float = 3.0) -> Tensor:
