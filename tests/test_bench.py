@@ -27,8 +27,9 @@ def test_peers_are_pinned_on_our_torch_and_name_no_registry():
     torch_pin = re.search(r"^torch==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     wanted = {"sae_lens": "6.54.12", "dictionary_learning": "0.1.0", "sparsify": "1.3.3", "overcomplete": "0.3.0"}
     assert set(install.NAMES) == set(wanted)
-    freezes = [*(install.HERE / f"{name}.txt" for name in wanted), ROOT / "bench" / "tracers" / "circuit_tracer.txt"]
-    assert "circuit-tracer==0.5.0" in freezes[-1].read_text().splitlines()
+    others = {"circuit_tracer": "circuit-tracer==0.5.0", "llamascopium": "llamascopium==2.0.0b34"}
+    freezes = [install.freeze(name) for name in (*wanted, *others)]
+    assert all(line in install.freeze(name).read_text().splitlines() for name, line in others.items())
     for freeze in freezes:
         lines = freeze.read_text().splitlines()
         assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines), freeze.name

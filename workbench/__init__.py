@@ -26,7 +26,7 @@ DOORS = {
     "train": "dictionary",
     "start": "dictionary",
     "check": "dictionary",
-    "load": "dictionary",
+    "load": "dictionary.formats",
     "Dictionary": "dictionary",
     "Case": "evaluate",
     "evaluate": None,
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from . import catalogue, edit, evaluate, geometry, interpret, lineage, regimes, report, steer, testbeds
     from .batch import Batch, Exclusion, Tokens
     from .code import Code, Codec
-    from .dictionary import Dictionary, check, load, recipe, start, train
+    from .dictionary import Dictionary, check, recipe, start, train
+    from .dictionary.formats import load
     from .edit import Edit
     from .evaluate import Case
     from .harvest import Codes, Live, Mixed, Store, collect, corpus, encode
@@ -56,9 +57,11 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 
-def save(dictionary: "Dictionary", folder: "Path | str") -> "Path":
-    """Write a dictionary to a folder; see `workbench.dictionary.save`."""
+def save(dictionary: "Dictionary", folder: "Path | str", *, format: str | None = None) -> "Path":
+    """Write a dictionary to a folder; see `workbench.dictionary.save`, and with a format `formats.write`."""
     # written out: nnsight mounts a `.save` on every object, which would be found before `__getattr__`
+    if format is not None:
+        return import_module(".dictionary.formats", __name__).write(dictionary, folder, format)
     return import_module(".dictionary", __name__).save(dictionary, folder)
 
 

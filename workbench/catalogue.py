@@ -10,6 +10,7 @@ from typing import Any
 
 FOLDERS = {
     "variants": "workbench.dictionary.variants",
+    "formats": "workbench.dictionary.formats",
     "evals": "workbench.evaluate.evals",
     "methods": "workbench.steer.methods",
     "tracers": "workbench.circuits.tracers",
@@ -21,6 +22,7 @@ FOLDERS = {
 
 OWN = {  # what a file's function is called where it does not bear the file's name: the first that is there
     "variants": ("recipe",),
+    "formats": ("read",),
     "tracers": ("trace", "effects", "heads", "by_head", "latents", "Forms"),
 }
 MANY = 25  # entries beyond which an error names only those with a like name
