@@ -148,12 +148,11 @@ def test_a_run_depends_on_cells_parameters_and_the_code_it_imports(tmp_path, mon
 
 
 def test_a_run_over_its_limit_is_a_failed_run_with_its_page(tmp_path):
-    plan = sweep.plan(planned(tmp_path, runs=[{"n": 1, "plant": "slow"}], timeout=25))
+    plan = sweep.plan(planned(tmp_path, runs=[{"n": 1, "plant": "slow"}], timeout=12))
     done = sweep.sweep(plan, tmp_path / "out")
     (row,) = done.rows
-    assert row["error"] == "the run took longer than 25 s" and row["seconds"] < 80 and not done.ok
-    assert "took longer than 25 s" in (tmp_path / "out" / f"{row['name']}.html").read_text()
-    assert row["values"] == {"n_squared": 1}, "what it found before is kept"
+    assert row["error"] == "the run took longer than 12 s" and row["seconds"] < 80 and not done.ok
+    assert "took longer than 12 s" in (tmp_path / "out" / f"{row['name']}.html").read_text()
 
 
 def test_what_fell_behind_an_earlier_sweep_is_told(tmp_path):
@@ -222,8 +221,8 @@ def test_twelve_runs_survive_failures_and_kills_of_kernel_worker_and_driver(tmp_
     """Two planted failures; a kernel, a worker and the driver are killed; resuming makes what is missing alone."""
     plan, out = planned(tmp_path, runs=TWELVE, jobs=2), tmp_path / "out"
     command = [sys.executable, "-m", "workbench.cli", "sweep", str(plan), "--out", str(out)]
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 300
     while len(list(out.glob("*.results.json"))) < 4:
         assert time.time() < deadline and driver.poll() is None
         time.sleep(0.1)
@@ -235,7 +234,7 @@ def test_twelve_runs_survive_failures_and_kills_of_kernel_worker_and_driver(tmp_
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.results.json") if complete(p)}
     assert 3 <= len(before) < 9
 
-    second = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240, check=False)
+    second = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=600, check=False)
     assert second.returncode == 1, second.stderr
     assert f"{len(before)} complete already" in second.stderr
     for name, stamp in before.items():
@@ -258,7 +257,7 @@ def test_twelve_runs_survive_failures_and_kills_of_kernel_worker_and_driver(tmp_
         index.count('class="complete"') == 8 and index.count('class="failed"') == 4 and "8 complete, 4 failed" in index
     )
 
-    third = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240, check=False)
+    third = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=600, check=False)
     assert "8 complete already" in third.stderr
     rows = {row["parameters"]["n"]: row for row in sweep.read(out)}
     assert [n for n, row in rows.items() if row["status"] == "failed"] == [9, 12], "kills happen once, failures remain"

@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetch.add_argument("--accept-terms", action="store_true", help="accept the model's own terms of use")
     transcoders = commands.add_parser("transcoders", help="train a transcoder for every layer, into the cache")
     transcoders.add_argument("name")
+    workshop = commands.add_parser("workshop", help="make the student notebooks, notes and hand-outs of the workshop")
+    workshop.add_argument("action", choices=["build"])
+    workshop.add_argument("--masters", default="notebooks/workshop", help="folder of the solved lessons")
+    workshop.add_argument("--out", default="workshop", help="folder for what the room gets (workshop)")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("papermill").setLevel(logging.WARNING)
@@ -58,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "doctor": run_doctor,
             "fetch": run_fetch,
             "transcoders": run_transcoders,
+            "workshop": run_workshop,
         }
         return runs[given.command](given)
     except (ValueError, TypeError, OSError) as error:
@@ -113,6 +118,14 @@ def run_transcoders(given: argparse.Namespace) -> int:
 
     trained = layers.transcoders(Subject(given.name, dtype="auto"))
     print(trained.quality.round(3).to_string(index=False), trained.folder, sep="\n")
+    return 0
+
+
+def run_workshop(given: argparse.Namespace) -> int:
+    from . import workshop
+
+    lessons = workshop.build(given.masters, given.out)
+    print(f"{len(lessons)} lessons: {', '.join(str(path) for path in lessons)}; notes in {given.out}/instructor")
     return 0
 
 

@@ -117,7 +117,8 @@ def comparison(
     parts.append(tag("p", note + ". Each dot is a run, lines join medians.", attrs={"class": "note"}))
     count = 0
     if done and drawn and todo.varied:
-        parts.append(figure(panels(done, drawn, todo.varied, earlier or ()), 0))
+        before = [row for row in earlier or () if row["status"] == "complete"]
+        parts.append(figure(panels(done, drawn, todo.varied, before), 0))
         count = 1
     else:
         parts.append(tag("p", "There is nothing to compare yet: no complete run has a number, or nothing varies."))
@@ -140,7 +141,11 @@ def panels(
     for i, result in enumerate(results, 1):
         for j, name in enumerate(varied, 1):
             for what, group, color in (("earlier", earlier, "#98a2b3"), ("runs", rows, "#2b6cb0")):
-                at = [(r["parameters"].get(name), numbers(r)[result], r["name"]) for r in group if result in numbers(r)]
+                at = [
+                    (r["parameters"].get(name, "default"), numbers(r)[result], r["name"])
+                    for r in group
+                    if result in numbers(r)
+                ]
                 if not at:
                     continue
                 numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x, _, _ in at)
