@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -13,7 +13,7 @@ help:  ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	@begin=$$(date +%s) && python3 -m venv $(VENV) \
 	&& $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch \
-	&& $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lab,test]' \
+	&& $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,lab,test]' \
 	&& echo "installation: $$(( $$(date +%s) - begin )) s" && touch $@
 
 setup: $(STAMP)  ## create .venv with the locked packages
@@ -35,6 +35,9 @@ lab: $(STAMP)  ## JupyterLab on loopback
 
 doctor: $(STAMP)  ## versions, device, cache, one test figure
 	$(VENV)/bin/workbench doctor
+
+docs: $(STAMP)  ## the documentation site: build/docs/index.html; a warning is an error
+	OMP_NUM_THREADS=1 $(PY) -W error -m mkdocs build
 
 browser: $(STAMP)  ## pages in headless Chromium, network refused
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -q -m browser
@@ -99,7 +102,7 @@ retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/mea
 
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
-	.lock/bin/python -m pip install --quiet --editable '.[lab,test]'
+	.lock/bin/python -m pip install --quiet --editable '.[docs,lab,test]'
 	(grep '^#' constraints.txt; .lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > constraints.new
 	mv constraints.new constraints.txt && rm -rf .lock
 

@@ -36,6 +36,18 @@ ROOMS = {  # room -> rooms it may import beside the doors
         "circuits",
         "regimes",
     },
+    "workshop": {
+        "subject",
+        "harvest",
+        "dictionary",
+        "geometry",
+        "testbeds",
+        "evaluate",
+        "interpret",
+        "steer",
+        "circuits",
+        "report",
+    },
 }
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 

@@ -1,4 +1,4 @@
-"""The command line: report, doctor, fetch, transcoders. A mistake is one line and exit code 2; a failed run is 1."""
+"""The command line, `workbench COMMAND`. A mistake is one line and exit code 2; a failed run is 1."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add_argument("--out", default="reports", help="folder for pages and index (reports)")
     report.add_argument("--code", action="store_true", help="show the code in the page")
     report.add_argument("--timeout", type=float, help="seconds for the slowest cell")
+    sweep = commands.add_parser("sweep", help="run a notebook with many parameters, from a YAML plan")
+    sweep.add_argument("plan")
+    sweep.add_argument("--out", help="folder for pages, table and comparison (sweeps/<the plan's name>)")
+    sweep.add_argument("--resume", action="store_true", help="make only what is missing, failed or of changed code")
+    sweep.add_argument("--jobs", type=int, help="runs at a time (the plan's, else the number of GPUs, else 1)")
+    sweep.add_argument("--timeout", type=float, help="seconds for a run (the plan's, else none)")
+    sweep.add_argument("--assets", action="store_true", help="one copy of plotly beside the pages, not in each")
+    sweep.add_argument("--code", action="store_true", help="show the code in the pages")
+    sweep.add_argument(
+        "--against", help="the folder of an earlier sweep: leave with 1 if a limit of the plan is passed"
+    )
     doctor = commands.add_parser("doctor", help="look at this machine, the cache, and draw one figure")
     doctor.add_argument("--json", action="store_true", help="as JSON")
     fetch = commands.add_parser("fetch", help="bring a named model into the cache")
@@ -28,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetch.add_argument("--accept-terms", action="store_true", help="accept the model's own terms of use")
     transcoders = commands.add_parser("transcoders", help="train a transcoder for every layer, into the cache")
     transcoders.add_argument("name")
+    workshop = commands.add_parser("workshop", help="make the student notebooks, notes and hand-outs of the workshop")
+    workshop.add_argument("action", choices=["build"])
+    workshop.add_argument("--masters", default="notebooks/workshop", help="folder of the solved lessons")
+    workshop.add_argument("--out", default="workshop", help="folder for what the room gets (workshop)")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("papermill").setLevel(logging.WARNING)
@@ -40,7 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        runs = {"report": run_report, "doctor": run_doctor, "fetch": run_fetch, "transcoders": run_transcoders}
+        runs = {
+            "report": run_report,
+            "sweep": run_sweep,
+            "doctor": run_doctor,
+            "fetch": run_fetch,
+            "transcoders": run_transcoders,
+            "workshop": run_workshop,
+        }
         return runs[given.command](given)
     except (ValueError, TypeError, OSError) as error:
         print(f"workbench: {error}", file=sys.stderr)
@@ -56,6 +79,21 @@ def run_report(given: argparse.Namespace) -> int:
     print(f"{done.html} ({done.seconds:.0f} s); all reports: {done.html.parent / 'index.html'}")
     if done.error:
         print(f"workbench: {given.notebook} failed, {done.error}", file=sys.stderr)
+    return 0 if done.ok else 1
+
+
+def run_sweep(given: argparse.Namespace) -> int:
+    from .report import sweep
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    todo = sweep.plan(given.plan)
+    out = given.out or f"sweeps/{Path(given.plan).stem}"
+    how = {name: getattr(given, name) for name in ("resume", "jobs", "timeout", "assets", "code", "against")}
+    done = sweep.sweep(todo, out, say=lambda line: print(line, file=sys.stderr), **how)
+    for line in done.behind:
+        print(f"behind: {line}", file=sys.stderr)
+    whole = sum(row["status"] == "complete" for row in done.rows)
+    print(f"{whole} of {len(done.rows)} complete: {done.folder / 'index.html'}")
     return 0 if done.ok else 1
 
 
@@ -80,6 +118,14 @@ def run_transcoders(given: argparse.Namespace) -> int:
 
     trained = layers.transcoders(Subject(given.name, dtype="auto"))
     print(trained.quality.round(3).to_string(index=False), trained.folder, sep="\n")
+    return 0
+
+
+def run_workshop(given: argparse.Namespace) -> int:
+    from . import workshop
+
+    lessons = workshop.build(given.masters, given.out)
+    print(f"{len(lessons)} lessons: {', '.join(str(path) for path in lessons)}; notes in {given.out}/instructor")
     return 0
 
 

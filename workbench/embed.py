@@ -57,12 +57,13 @@ def scripts(state: State) -> Markup:
     )
 
 
-def page(body: Markup, *, title: str, head: Markup | str = "") -> str:
-    """A whole page that the browser lets load nothing."""
+def page(body: Markup, *, title: str, head: Markup | str = "", local: bool = False) -> str:
+    """A whole page that the browser lets load nothing, or scripts that lie beside it when `local`."""
+    policy = POLICY.replace("script-src", "script-src 'self' file:") if local else POLICY
     start = tag(
         "head",
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         Markup('<link rel="icon" href="data:,">'),
         tag("title", title),
         head,

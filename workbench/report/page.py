@@ -73,6 +73,7 @@ def rendered(
     code: bool = False,
     footer: Mapping[str, object] | None = None,
     folder: Path | str | None = None,
+    assets: Path | None = None,
 ) -> str:
     """The HTML of an executed notebook (a node or a path). Code is hidden unless `code`.
 
@@ -105,7 +106,7 @@ def rendered(
             made, drew = show(output, figures, folder, state)
             figures += drew
             parts.append(made)
-    return whole(parts or [NO_MAIN], figures, shown(state, parts), title=title, footer=footer)
+    return whole(parts or [NO_MAIN], figures, shown(state, parts), title=title, footer=footer, assets=assets)
 
 
 def whole(
@@ -115,13 +116,24 @@ def whole(
     *,
     title: str,
     footer: Mapping[str, object] | None = None,
+    assets: Path | None = None,
 ) -> str:
     """Pieces as a page, with what draws its figures and widgets."""
-    scripts = [Markup(f"<script>{embed.in_script(plotly_js())}</script>"), Markup(f"<script>{DRAW}</script>")]
+    library = Markup(f"<script>{embed.in_script(plotly_js())}</script>") if assets is None else beside(assets)
+    scripts = [library, Markup(f"<script>{DRAW}</script>")]
     head = join(Markup(f"<style>{STYLE}</style>"), *(scripts if figures else ()))
     feet = tag("footer", table(footer)) if footer else ""
     body = join(tag("main", *parts), feet, embed.scripts(state) if state else "")
-    return embed.page(body, title=title, head=head)
+    return embed.page(body, title=title, head=head, local=assets is not None)
+
+
+def beside(folder: Path) -> Markup:
+    """Plotly from a file beside the page, which is written if it is not there."""
+    text = plotly_js()
+    name = f"plotly-{lineage.fingerprint(text)[:8]}.js"
+    if not (folder / "assets" / name).is_file():
+        lineage.write(folder / "assets" / name, text.encode())
+    return tag("script", attrs={"src": f"assets/{name}"})
 
 
 def shown(state: embed.State, parts: Sequence[str]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 from .. import lineage
 from ..html import Markup, join, tag
+from .inputs import inputs
 from .page import STYLE, heading, rendered, settings
 from .scraps import scraps
 
@@ -40,6 +43,11 @@ class Result:
         return not self.error
 
 
+def name_of(notebook: Path, given: Mapping[str, Any]) -> str:
+    """What a run's files are called: the notebook's name, and a hash of the parameters that were given."""
+    return notebook.stem + (f"-{lineage.fingerprint(dict(given))[:8]}" if given else "")
+
+
 def run(
     notebook: Path | str,
     parameters: Mapping[str, Any] | None = None,
@@ -47,16 +55,19 @@ def run(
     *,
     code: bool = False,
     timeout: float | None = None,
+    limit: float | None = None,
+    assets: bool = False,
     progress: bool = True,
+    index: bool = True,
 ) -> Result:
     """Execute a parameterised notebook in a kernel of this very Python and write its self-contained page.
 
     Writes `<name>.html`, `<name>.ipynb`, `<name>.results.json` into `out` and its `index.html` anew; the name is the
     notebook's and a hash of the parameters. A notebook that fails, runs out of time or is stopped by hand leaves its
-    page up to there. `timeout` is in seconds for the slowest cell. Raises FileNotFoundError for no such notebook,
-    ValueError for a file that is none and for a parameter that it does not have, TypeError for one of another type.
+    page up to there. `timeout` is in seconds for the slowest cell, `limit` for the whole run. `assets`: plotly lies
+    beside the page instead of in it. Raises FileNotFoundError for no such notebook, ValueError for a file that is none
+    and for a parameter that it does not have, TypeError for one of another type.
     """
-    import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
@@ -65,16 +76,13 @@ def run(
         raise FileNotFoundError(f"there is no notebook {source}: give the path of an .ipynb file")
     given = dict(parameters or {})
     check(source, given)
-    digest = lineage.fingerprint(given)[:8]
-    name = source.stem + (f"-{digest}" if given else "")
     out.mkdir(parents=True, exist_ok=True)
-    ran, html, results = (out / f"{name}.{end}" for end in ("ipynb", "html", "results.json"))
     started, error = time.time(), ""
-    with kernel() as config:
+    with kernel() as config, ended_after(limit) as late:
         try:
             papermill.execute_notebook(
                 source,
-                ran,
+                out / f"{name_of(source, given)}.ipynb",
                 parameters=given,
                 kernel_name=KERNEL,
                 language="python",
@@ -91,8 +99,46 @@ def run(
         except DeadKernelError:
             error = "the kernel died (out of memory, or killed)"
         except KeyboardInterrupt:
-            error = "stopped by hand"
-    seconds = time.time() - started
+            error = f"the run took longer than {limit:g} s" if late.is_set() else "stopped by hand"
+    done = finish(source, given, out, error, time.time() - started, code=code, assets=assets)
+    if index:
+        write_index(out)
+    return done
+
+
+@contextmanager
+def ended_after(limit: float | None) -> Iterator[threading.Event]:
+    """Interrupt the main thread after so many seconds; the event says that it was this."""
+    late, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not over.wait(limit):
+            late.set()
+            signal.raise_signal(signal.SIGINT) if os.name == "nt" else os.kill(os.getpid(), signal.SIGINT)
+
+    if limit is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield late
+    finally:
+        over.set()
+
+
+def finish(
+    source: Path,
+    given: Mapping[str, Any],
+    out: Path,
+    error: str,
+    seconds: float,
+    *,
+    code: bool = False,
+    assets: bool = False,
+) -> Result:
+    """Write record and page of a run from the notebook that it left, up to where it came."""
+    import nbformat
+
+    name = name_of(source, given)
+    ran, html, results = (out / f"{name}.{end}" for end in ("ipynb", "html", "results.json"))
     node = nbformat.read(ran if ran.is_file() else source, 4)
     node.cells = [cell for cell in node.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
     if error:
@@ -102,8 +148,9 @@ def run(
         "name": name,
         "title": heading(node) or name,
         "notebook": source.name,
-        "parameters": given,
-        "parameters_hash": digest,
+        "parameters": dict(given),
+        "parameters_hash": lineage.fingerprint(dict(given))[:8],
+        "inputs": inputs(source, given),
         "values": values,
         "status": "failed" if error else "complete",
         "error": masked(error),
@@ -113,19 +160,18 @@ def run(
         "versions": lineage.versions(),
         "commit": commit(source),
     }
-    lineage.write_json(results, record)
     footer = {
         "Notebook": source.name,
         "Run": f"{record['finished']}, {seconds:.0f} s on {record['device']}",
-        "Parameters": f"{json.dumps(given) if given else 'defaults'} (hash {digest})",
+        "Parameters": f"{json.dumps(given) if given else 'defaults'} (hash {record['parameters_hash']})",
         "Status": f"failed — {record['error']}" if error else "complete",
         "Versions": ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
         "Commit": record["commit"] or "not in a repository",
     }
-    lineage.write(
-        html, masked(rendered(node, title=record["title"], code=code, footer=footer, folder=source.parent)).encode()
-    )
-    write_index(out)
+    beside = out if assets else None
+    page = rendered(node, title=record["title"], code=code, footer=footer, folder=source.parent, assets=beside)
+    lineage.write(html, masked(page).encode())
+    lineage.write_json(results, record)  # last: a record vouches for its page
     return Result(name, html, ran, results, values, record["error"], seconds)
 
 
