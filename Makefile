@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short lock clean
+.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -62,6 +62,9 @@ mutate: $(STAMP)  ## plant ten bugs in a copy, one at a time, and see the suites
 effects-short: $(STAMP)  ## one seed of what holds
 	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done
 	OMP_NUM_THREADS=1 timeout 1140 $(PY) -m pytest -n 2 -q -m effect
+
+parity: $(STAMP)  ## checkpoint formats beside their owners' own code (docs/measurements.md; 12 GB of environments, once)
+	$(PY) bench/formats/parity.py --record
 
 frontier: $(STAMP)  ## FVU and delta-CE against L0, ten variants on SmolLM2-135M (docs/frontier.webp)
 	$(VENV)/bin/workbench fetch smollm2-135m

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import workbench as wb
 from workbench.code import Code
 from workbench.dictionary.formats._parts import PerRow, normalised
-from workbench.dictionary.formats._sae_lens_parts import MatchingPursuit, Temporal
+from workbench.dictionary.formats._sae_lens_parts import Foreseen, MatchingPursuit, Temporal
 
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -51,8 +51,8 @@ def same(dictionary, owner, case, size=1.0):
 def apart(owner, case):
     """The largest differences from the owner's code and reconstruction."""
     dictionary, want = opened(owner, case), expected(owner, case)
-    encoder = dictionary.encoder
-    how = encoder.how if isinstance(encoder, PerRow | MatchingPursuit | Temporal) else None
+    encoder = dictionary.encoder.foreseen if isinstance(dictionary.encoder, Temporal) else dictionary.encoder
+    how = encoder.how if isinstance(encoder, PerRow | MatchingPursuit | Foreseen) else None
     size = 1.0 if how is None else normalised(want["x"], how, 0.0)[1]  # values of normalised rows are in row sizes
     code, y = dictionary.encode(want["x"]).to_dense() / size, dictionary.reconstruct(want["x"])
     return {"code": float((code - want["code"]).abs().max()), "reconstruction": float((y - want["y"]).abs().max())}

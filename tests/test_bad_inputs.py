@@ -146,7 +146,7 @@ CASES = {
     "one row": (lambda h: fit([torch.randn(1, 32)]), ValueError, "first 1 rows are all the same"),
     "another run in the folder": (
         lambda h: trained(h.train, h.subject, h.folder / "sae", seed=5), ValueError, "."),
-    "a folder without a dictionary": (lambda h: wb.load(h.folder), FileNotFoundError, "spec.json"),
+    "a folder without a dictionary": (lambda h: wb.load(h.folder), ValueError, "is no dictionary that we know"),
     # evaluation, reading, maps
     "an unknown eval": (
         lambda h: evaluate.run({"a": h.sae}, ["no_such"], rows=h.test), ValueError, "choose from"),

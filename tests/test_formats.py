@@ -172,7 +172,8 @@ def test_what_a_module_gives_is_its_own_place_where_a_norm_comes_after_it():
     h = normed.read(torch.arange(6)[None], [inner, Site(1, "mlp_out")])
     assert not torch.allclose(h[inner], h[Site(1, "mlp_out")])
     assert placed("blocks.1.hook_mlp_out", normed) == placed("model.layers.1.post_feedforward_layernorm", normed)
-    refusal(placed, "gpt_neox.layers.1.mlp", normed, says="tiny has 0 modules 'gpt_neox.layers.1.mlp': give site=")
+    assert placed("gpt_neox.layers.1.mlp", normed) == inner, "a block by any prefix"
+    refusal(placed, "h.1.attn", normed, says="tiny has no module 'model.layers.1.attn': give site=")
 
 
 # -- what is given beside the files

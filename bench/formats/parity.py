@@ -76,7 +76,7 @@ def opened_by_them(owner: str) -> str:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{script.name} failed: {done.stdout[-400:]} {done.stderr[-400:]}")
-    return f"{len(done.stdout.splitlines())} folders"
+    return f"{sum('not written' not in line for line in done.stdout.splitlines())} folders"
 
 
 def main() -> None:

@@ -59,20 +59,19 @@ def site_of(name: str) -> Site:
 def placed(name: str, subject: Any) -> Site:
     """Our site of a name in this model. Where the model adds something else than the module gives, the module itself.
 
-    In a model with a norm after the MLP, what comes out of the module `mlp` is not our mlp_out. Raises ValueError when
-    the model has no such module.
+    In a model with a norm after the MLP, what comes out of the module `mlp` is not our mlp_out. What stands before the
+    block in a path does not count. Raises ValueError when the model has no such module.
     """
     site, (path, _, side) = site_of(name), name.partition(":")
     module = _MODULE.fullmatch(path)
     if module is None or not module[2] or "hook_" in path:
         return site
-    port = subject.plan.port(site)
-    if f".{port.path}".endswith(f".{path}") and port.side == (side or "out"):
+    own, side, port = f"{subject.plan.blocks[int(module[1])]}.{module[2]}", side or "out", subject.plan.port(site)
+    if (port.path, port.side) == (own, side):
         return site
-    there = [found for found, _ in subject.model.named_modules() if f".{found}".endswith(f".{path}")]
-    if len(there) != 1:
-        raise ValueError(f"{subject.name} has {len(there)} modules {shown(path)}: give site= (and target=) yourself")
-    return Site(None, f"{there[0]}:{side or 'out'}")
+    if own not in dict(subject.model.named_modules()):
+        raise ValueError(f"{subject.name} has no module {shown(own)}: give site= (and target=) yourself")
+    return Site(None, f"{own}:{side}")
 
 
 def hook_of(site: Site) -> str:
