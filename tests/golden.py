@@ -48,6 +48,21 @@ def same(dictionary, owner, case, size=1.0):
     torch.testing.assert_close(dictionary.decode(Code.dense(want["code"] * size)) + rest, want["y"], **TOLERANCE)
 
 
+def kept(owner, case, folder, **close):
+    """Kept by us and opened again a case is the same, tensors to the byte. `close`: how far its rows may be off.
+
+    Weights may come back in another order of memory, and sums with them in another order of rounding.
+    """
+    first = opened(owner, case)
+    again = wb.load(wb.save(first, folder / "kept"))
+    for name in ("site", "target", "training_summary"):
+        assert getattr(again, name) == getattr(first, name), name
+    for name, value in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    x = expected(owner, case)["x"]
+    torch.testing.assert_close(again.reconstruct(x), first.reconstruct(x), **({"rtol": 0.0, "atol": 0.0} | close))
+
+
 def apart(owner, case):
     """The largest differences from the owner's code and reconstruction."""
     dictionary, want = opened(owner, case), expected(owner, case)

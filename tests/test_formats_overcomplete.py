@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from golden import FOLDER, cases, expected, opened, same
+from golden import FOLDER, cases, expected, kept, opened, same
 from safetensors.torch import load_file, save_file
 
 import workbench as wb
@@ -52,13 +52,7 @@ def test_it_computes_what_overcomplete_computes(case):
 
 @pytest.mark.parametrize("case", cases(OWNER))
 def test_saved_and_loaded_again_it_is_the_same(case, tmp_path):
-    first = opened(OWNER, case)
-    again = wb.load(wb.save(first, tmp_path / "kept"))
-    assert (again.site, again.training_summary) == (first.site, first.training_summary)
-    for name, value in first.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
-    x = expected(OWNER, case)["x"]
-    torch.testing.assert_close(again.reconstruct(x), first.reconstruct(x), rtol=1e-6, atol=1e-6)
+    kept(OWNER, case, tmp_path, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", cases(OWNER))

@@ -36,19 +36,8 @@ ROOMS = {  # room -> rooms it may import beside the doors
         "circuits",
         "regimes",
     },
-    "workshop": {
-        "subject",
-        "harvest",
-        "dictionary",
-        "geometry",
-        "testbeds",
-        "evaluate",
-        "interpret",
-        "steer",
-        "circuits",
-        "report",
-    },
 }
+ROOMS["workshop"] = ROOMS["report"] - {"regimes"} | {"report"}
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 
 
