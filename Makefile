@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity lock clean
+.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks full torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -51,6 +51,10 @@ pictures: $(STAMP)  ## each widget in light and dark at 1,000 and 1,600 px (docs
 notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) -m pytest -q -m notebook
+
+full: transcoders  ## every notebook at full size: time, memory, page (docs/measurements.md); resumable
+	$(VENV)/bin/workbench fetch minilm
+	$(PY) bench/full.py --record
 
 effects: $(STAMP)  ## every claim over its seeds (docs/effects.md), half an hour; kept where the code is the same
 	for model in smollm2-135m minilm; do $(VENV)/bin/workbench fetch $$model || exit 1; done

@@ -283,6 +283,19 @@ def test_the_reference_shows_signature_and_docstring_as_written(site):
     assert "### layers.transcoders" in site.pages["reference/regimes.md"]
 
 
+def test_every_paper_that_a_docstring_names_is_listed_with_its_authors_and_what_was_made_after_it(site):
+    found = build_docs.papers()
+    source = "\n".join(p.read_text() for p in (ROOT / "workbench").rglob("*.py"))
+    assert set(found) >= set(re.findall(r"arXiv[: ](\d{4}\.\d{4,5})", source)) - {""}
+    assert [number for number, (authors, _) in found.items() if not re.search(r"[A-Z].* \d{4}$", authors)] == []
+    authors, places = found["2406.04093"]
+    assert authors == "Gao et al. 2024"
+    assert "topk" in [name for name, _, _ in places]
+    site.citing()
+    line = next(line for line in site.pages["citing.md"].splitlines() if "2406.17759" in line)
+    assert line.startswith("| Kissane et al. 2024 | 2406.17759 | [`attention_features`](source/workbench/circuits/")
+
+
 WRITTEN = '''
 from functools import cache
 

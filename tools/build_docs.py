@@ -29,6 +29,11 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "workbench").glob("*/__init_
 REPOSITORY_LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 LOADING = ("src", "srcset", "href", "poster", "data")  # attributes that fetch, of whatever is no <a>
+PAPER = re.compile(  # authors and year as a docstring has them, then the number
+    r"(?:((?:[A-Z][\w'’-]+(?:, | and | & ))*[A-Z][\w'’-]+(?: et al\.?)?,? \d{4})[,;:]? ?"
+    r"(?:(?:\"[^\"]*\"|[A-Z][^.;]{5,90}),? )?\(?)?"
+    r"arXiv[: ](\d{4}\.\d{4,5})"
+)
 SOURCE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <link rel="icon" href="data:,"><link rel="stylesheet" href="{style}"></head>
@@ -262,6 +267,21 @@ class Site:
         self.pages[page] = self.relinked("\n\n".join(text), page, shown(path))
         return title
 
+    def citing(self) -> None:
+        """Every paper that a docstring names, and what was made after it."""
+        page = "citing.md"
+        text = [
+            "# Citing\n",
+            "What was made after a paper names it in its docstring; this page is gathered from those. Cite the paper "
+            "of each method, evaluation, world or prompt set that you use, and the workbench by `CITATION.cff`.\n",
+            "| paper | arXiv | here |",
+            "| --- | --- | --- |",
+        ]
+        for number, (authors, places) in sorted(papers().items(), key=lambda item: item[1][0]):
+            here = ", ".join(f"[`{name}`]({self.source(page, path, line)})" for name, path, line in places)
+            text.append(f"| {authors} | {number} | {here} |")
+        self.pages[page] = "\n".join(text)
+
     def relinked(self, text: str, page: str, origin: str) -> str:
         """Links to files of the repository become links to their pages; mkdocs judges what leads nowhere."""
         here = PurePosixPath(origin).parent
@@ -283,6 +303,19 @@ class Site:
         parts = CODE.split(text)
         parts[::2] = [REPOSITORY_LINK.sub(link, part) for part in parts[::2]]
         return "".join(parts)
+
+
+def papers() -> dict[str, tuple[str, list[tuple[str, str, int]]]]:
+    """By arXiv number: authors and year, and the name, file and line of what names it."""
+    found: dict[str, tuple[str, list[tuple[str, str, int]]]] = {}
+    for path in sorted((ROOT / "workbench").rglob("*.py")):
+        for node in ast.walk(parsed(path)[1]):
+            for paper in PAPER.finditer(" ".join(docstring(node).split())):
+                authors, places = found.get(paper[2], ("", []))
+                name, line = (node.name, node.lineno) if hasattr(node, "lineno") else (path.stem, 1)  # type: ignore[attr-defined]
+                places = places if any(p[0] == name for p in places) else [*places, (name, shown(path), line)]
+                found[paper[2]] = (authors or paper[1] or "", places)
+    return found
 
 
 def own_page(path: str) -> str | None:
@@ -338,6 +371,7 @@ def on_files(files: Any, config: Any) -> Any:
         site.room(title, module, names)
     for folder in catalogue.FOLDERS:
         site.registry(folder)
+    site.citing()
     titles = {path.stem: site.notebook(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     lines = ["# Notebooks\n", "One question each. The pages hold their code and words, not their results.\n"]
     lines += [f"- [`{stem}`]({stem}.md): {title}" for stem, title in titles.items()]
@@ -348,6 +382,7 @@ def on_files(files: Any, config: Any) -> Any:
         {"Notebooks": [{"All": "notebooks/index.md"}, *({stem: f"notebooks/{stem}.md"} for stem in titles)]},
         {"Registries": [{folder: f"registries/{folder}.md"} for folder in catalogue.FOLDERS]},
         {"Reference": [{title: f"reference/{title}.md"} for title in reference()]},
+        {"Citing": "citing.md"},
     ]
     return added(files, config, site)
 
