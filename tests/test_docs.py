@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
@@ -26,7 +27,7 @@ from fake_subject import FakeSubject, documents
 from test_graph_files import GIVEN, graph
 
 import workbench as wb
-from workbench import catalogue, interpret, lineage
+from workbench import catalogue, evaluate, geometry, interpret, lineage
 from workbench.circuits import export
 from workbench.harvest.shards import Shard
 from workbench.report import sweep
@@ -80,6 +81,8 @@ def made(tmp_path_factory):
     sae = wb.train(recipe, stream, folder=home / "sae", **how)
     wb.encode(store, sae, home / "codes", quiet=True).column(0)
     interpret.index(sae, store, subject, folder=home / "index")
+    evaluate.run({"sae": sae}, ["sparsity"], rows=store, folder=home / "scores", progress=False)
+    geometry.plane(sae.atoms(), neighbours=3, method="pca", folder=home / "plane")
     cells = [new_markdown_cell("# Which?"), new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
     nbformat.write(new_notebook(cells=cells), home / "q.ipynb")
     finish(home / "q.ipynb", {"seed": 1}, home / "reports", "", 1.0)
@@ -168,6 +171,29 @@ def test_a_graph_file_is_as_told():
     assert all(set(node) == set(told("key of a node")) for node in value["nodes"])
     assert {node["feature_type"] for node in value["nodes"]} == named_in("key of a node", "feature_type")
     assert set(told(head)) - set(export.to_json(graph(), strict=True, **GIVEN)) == {"workbench"}
+
+
+def test_evaluations_and_planes_are_as_told(made):
+    (cell,) = (made / "scores").iterdir()
+    assert set(raw(cell)) == set(told("an evaluation's file"))
+    assert all(set(score) == set(told("entry of `scores`")) for score in raw(cell)["scores"])
+    (tensors,) = (made / "plane").glob("*.safetensors")
+    sizes, found = told("tensor of a plane"), load_file(tensors)
+    dtypes_told = {"xy": sizes["xy"][0], "latents": sizes["latents"][0]}
+    dtypes_told |= dict(zip(("indices", "cosines"), sizes["indices"][0].split(", "), strict=True))
+    assert {name: str(t.dtype).removeprefix("torch.") for name, t in found.items()} == dtypes_told
+    about = raw(tensors.with_suffix(".json"))
+    assert set(about) == set(told("`<hash>.json` of a plane"))
+    assert set(about["plane"]) == named_in("`<hash>.json` of a plane", "plane")
+    assert about["sha256"] == lineage.file_hash(tensors)
+    assert tensors.stem == lineage.fingerprint(about["of"])
+
+
+def test_the_quality_of_transcoders_is_as_told():
+    lines = lineage.read_json(ROOT / "docs" / "measurements" / "transcoders.json")["rows"]
+    assert all(set(line) == set(told("entry of `rows` of a quality")) for line in lines)
+    wrote = re.search(r"write_json\(home / QUALITY, \{(.*?)\}\)", (ROOT / "workbench/regimes/layers.py").read_text())[1]
+    assert set(re.findall(r'"(\w+)":', wrote)) | {"checksum"} == set(told("`quality.json`"))
 
 
 def test_records_of_reports_and_sweeps_are_as_told(made):
