@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks full torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity lock clean
+.PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks full torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity pack lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -103,6 +103,10 @@ geometry: $(STAMP)  ## dictionaries of SmolLM2-135M and their shape (docs/effect
 	$(VENV)/bin/workbench fetch smollm2-135m
 	$(PY) bench/geometry.py --record
 	$(PY) bench/shape.py --record
+
+pack: $(STAMP)  ## a workshop folder for Linux, installed with the network refused, lesson 1 run from it (needs 5 GB)
+	$(VENV)/bin/workbench fetch smollm2-135m
+	$(PY) bench/pack.py --record
 
 retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)
 	$(PY) bench/retrain.py --record

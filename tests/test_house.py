@@ -37,7 +37,7 @@ ROOMS = {  # room -> rooms it may import beside the doors
         "regimes",
     },
 }
-ROOMS["workshop"] = ROOMS["report"] - {"regimes"} | {"report"}
+ROOMS["workshop"] = ROOMS["report"] | {"report"}
 TOP = {"cli", "doctor", "__init__"}  # may import any room
 
 

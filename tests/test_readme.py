@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 def test_the_five_minutes_are_the_cells_of_the_tour_and_what_they_print():
     cells = [c for c in nbformat.read(ROOT / "notebooks" / "tour.ipynb", 4).cells if c.cell_type == "code"]
-    blocks = re.findall(r"```python\n(.*?)\n```\n\n((?:    .*\n)+)", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)\n```\n\n((?:    [^\n]*\n)+)", README, re.DOTALL)
     assert len(blocks) == len(cells) >= 5
     for cell, (code, printed) in zip(cells, blocks, strict=True):
         assert code == cell.source
@@ -31,5 +31,5 @@ def test_every_file_the_readme_points_to_exists():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)`?", README):
+    for target in re.findall(r"(?:`|^    )make (\w+)", README, re.MULTILINE):
         assert f"\n{target}:" in makefile, target

@@ -367,15 +367,14 @@ def test_masters_that_are_none_are_one_line(content, says, tmp_path, capsys):
 
 
 def test_there_are_lessons():
-    assert len(MASTERS) >= 2
+    assert [p.stem[0] for p in MASTERS] == list("123456")
 
 
 @pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
-def test_a_master_has_every_exercise_of_its_lesson_once_and_no_output(path):
+def test_a_master_has_every_exercise_of_its_lesson_once(path):
     master = nbformat.read(path, 4)
     number = int(path.stem.partition("_")[0])
     code = [c for c in master.cells if c.cell_type == "code"]
-    assert all(not c.outputs and c.execution_count is None for c in code)
     assert path.stat().st_size < 200_000
     called = "\n".join(c.source for c in code)
     assert re.findall(r'workshop\.check\("([\d.]+)"', called) == workshop.names(number)
@@ -398,15 +397,6 @@ def test_a_slow_cell_has_a_line_that_loads_what_it_makes(path):
         r'short of time\? \w+ = workshop\.caught_up\("([\d.]+)", small=smoke\)', sources(nbformat.read(path, 4))
     )
     assert offered == list(import_module(f"workbench.workshop.lesson_{number}").CAUGHT_UP)
-
-
-@pytest.mark.notebook
-@pytest.mark.parametrize("path", MASTERS, ids=lambda p: p.stem)
-def test_a_solved_lesson_passes_at_smoke_size(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    done = report.run(path, {"smoke": True}, tmp_path, timeout=300.0, progress=False)
-    assert done.ok, done.error
-    assert done.values, "a notebook glues its results"
 
 
 @pytest.mark.notebook

@@ -35,6 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     doctor = commands.add_parser("doctor", help="look at this machine, the cache, and draw one figure")
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.add_argument(
+        "--workshop",
+        nargs="?",
+        const="",
+        metavar="PACK",
+        help="is this laptop fit for the workshop? (its pack's folder)",
+    )
+    pack = commands.add_parser("pack", help="make one folder that installs the workshop without a network")
+    pack.add_argument("--out", required=True, help="folder to make, or to mend")
+    pack.add_argument("--platforms", nargs="+", default=["linux", "macos", "windows"], metavar="NAME")
+    pack.add_argument("--python", nargs="+", default=[], metavar="3.12", help="versions in the room (this one's)")
+    pack.add_argument("--lessons", nargs="+", type=int, default=[], metavar="N", help="numbers of lessons (all)")
+    pack.add_argument("--masters", default="notebooks/workshop", help="folder of the solved lessons")
+    pack.add_argument("--instructor", action="store_true", help="with notes for who teaches and the solved lessons")
+    pack.add_argument(
+        "--torch-index", metavar="URL", help="where torch for Linux is (PyTorch's CPU builds); none: pip's"
+    )
     fetch = commands.add_parser("fetch", help="bring a named model into the cache")
     fetch.add_argument("name")
     fetch.add_argument("--accept-terms", action="store_true", help="accept the model's own terms of use")
@@ -63,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "fetch": run_fetch,
             "transcoders": run_transcoders,
             "workshop": run_workshop,
+            "pack": run_pack,
         }
         return runs[given.command](given)
     except (ValueError, TypeError, OSError) as error:
@@ -98,11 +116,46 @@ def run_sweep(given: argparse.Namespace) -> int:
 
 
 def run_doctor(given: argparse.Namespace) -> int:
+    if given.workshop is not None:
+        return run_laptop(given)
     from .doctor import examine, tell
 
     found = examine()
     print(json.dumps(found, indent=1) if given.json else tell(found))
     return 0 if not found["problems"] else 1
+
+
+def run_laptop(given: argparse.Namespace) -> int:
+    try:
+        from .workshop.laptop import examine, tell
+
+        found = examine(given.workshop or None)
+    except ImportError as error:
+        print(f"PROBLEM packages   {error}: delete venv and run install.py again")
+        return 1
+    print(json.dumps(found, indent=1) if given.json else tell(found))
+    return 0 if not found["problems"] else 1
+
+
+def run_pack(given: argparse.Namespace) -> int:
+    from .workshop import wheels
+    from .workshop.pack import pack
+
+    index = {None: wheels.TORCH_INDEX, "none": None}.get(given.torch_index, given.torch_index)
+    made = pack(
+        given.out,
+        platforms=given.platforms,
+        pythons=given.python,
+        lessons=given.lessons,
+        masters=given.masters,
+        torch_index=index,
+        instructor=given.instructor,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    print(
+        f"{given.out}: {len(made['files'])} files, {made['bytes'] / 1e9:.2f} GB; a learner runs {given.out}/install.py"
+    )
+    return 0
 
 
 def run_fetch(given: argparse.Namespace) -> int:
