@@ -230,7 +230,7 @@ def test_every_table_of_the_page_is_held_by_a_test():
     held = {head for head in heads if json.dumps(head, ensure_ascii=False)[1:-1] in source}
     parts = {f"column of `{name}.parquet`" for name in ("latents", "contexts")}  # asked for in a loop
     assert heads == held | parts
-    assert len(heads) == 21
+    assert len(heads) == 27
 
 
 # ---- troubleshooting
