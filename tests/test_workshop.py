@@ -405,7 +405,7 @@ def test_a_learner_who_loads_every_slow_cell_comes_to_the_end(path, tmp_path, mo
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     master = nbformat.read(path, 4)
     for c in master.cells:
-        c.source = re.sub(r"^(\w+) = \S+  # short of time\? (\1 = [^)]*\)).*$", r"\2", c.source)
+        c.source = re.sub(r"^(\w+) = \S+  # short of time\? (\1 = [^)]*\)).*$", r"\2", c.source, flags=re.MULTILINE)
     text = sources(master)
     assert "short of time" not in text
     nbformat.write(master, tmp_path / path.name)
