@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TOUR = ROOT / "notebooks" / "tour.ipynb"
 LESSONS = sorted((ROOT / "notebooks" / "workshop").glob("*.ipynb"))
 SLOW = 60.0  # seconds at smoke size: 45 alone on two cores, and here two run at a time
-AGAIN = ("01", "07", "10")  # the quick ones: run twice
+AGAIN = ("01", "07", "10")  # run twice: a trained dictionary, traced graphs, tiny subjects
 
 
 @pytest.mark.notebook

@@ -11,6 +11,11 @@ from torch import Tensor
 CLOSE = 1e-3  # largest difference, as a share of the largest right number
 
 
+def draw(seed: int, *shape: int) -> Tensor:
+    """Numbers to ask with: normal, the same each time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 class NotYet(Exception):
     """An answer that is not right yet. The message is the hint, and all that Jupyter shows."""
 

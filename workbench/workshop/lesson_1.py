@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .. import geometry, lineage
-from .hints import ask, compare, entries, number
+from .hints import ask, compare, draw, entries, number
 from .lessons import Exercise, Wrong
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,10 +37,6 @@ def fit_toy(
         loss.backward()
         optimiser.step()
     return weight.detach()
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # 1.1 cosines(atoms)

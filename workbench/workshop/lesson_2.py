@@ -13,14 +13,10 @@ from torch.nn.functional import normalize
 from .. import geometry, testbeds
 from ..dictionary import Dictionary, Recipe, recipe, train
 from ..testbeds.vectors import SITE, recovered
-from .hints import NotYet, absent, ask, compare, entries, kind, number
+from .hints import NotYet, absent, ask, compare, draw, entries, kind, number
 from .lessons import Exercise, Wrong
 
 D, LATENTS, K = 32, 64, 3
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def world(seed: int = 0) -> Any:

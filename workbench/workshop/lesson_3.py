@@ -11,15 +11,11 @@ from torch import Tensor
 from .. import testbeds
 from ..dictionary import Dictionary, load, recipe, save, train
 from ..harvest import Store, collect, corpus
-from .hints import NotYet, ask, compare, entries, number
+from .hints import NotYet, ask, compare, draw, entries, number
 from .lessons import Exercise, Wrong
 
 SUBJECT, SITE, ROWS, D, LATENTS, K, STEPS = "tiny_text_gelu", "1.resid", 40_000, 128, 512, 12, 300
 SMALL_ROWS, SMALL_STEPS = 12_000, 60
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def numbers(seed: int, high: int, *shape: int) -> Tensor:
@@ -403,29 +399,19 @@ def harvested(small: bool) -> tuple[Any, Store, Store]:
     return model, *store.split(by="text", test=0.25, seed=0)
 
 
-def kept(place: Path, made: Callable[[], Dictionary]) -> Dictionary:
-    """The dictionary that lies in `place`, or the one that is made and put there."""
-    if not (place / "spec.json").is_file():
-        save(made(), place)
-    return load(place)
+def trained(plan: Any, small: bool) -> Any:
+    """What a recipe, or a list of them, becomes on the training rows."""
+    model, rows, _ = harvested(small)
+    stream = rows.stream(1024, site=SITE, steps=SMALL_STEPS if small else STEPS, seed=0)
+    known = {"exclusion": rows.exclusion, "subject_fingerprint": model.fingerprint}
+    return train(plan, stream, site=SITE, seed=0, progress=False, **known)
 
 
 def first(place: Path, small: bool) -> Dictionary:
-    """A BatchTopK of the last layer of the tiny language model."""
-
-    def made() -> Dictionary:
-        model, rows, _ = harvested(small)
-        return train(
-            recipe("batch_topk", d=D, latents=LATENTS, k=K, seed=0),
-            rows.stream(1024, site=SITE, steps=SMALL_STEPS if small else STEPS, seed=0),
-            site=SITE,
-            exclusion=rows.exclusion,
-            subject_fingerprint=model.fingerprint,
-            seed=0,
-            progress=False,
-        )
-
-    return kept(place, made)
+    """A BatchTopK of the last layer of the tiny language model, the one that lies in `place` if there is one."""
+    if not (place / "spec.json").is_file():
+        save(trained(recipe("batch_topk", d=D, latents=LATENTS, k=K, seed=0), small), place)
+    return load(place)
 
 
 CAUGHT_UP = {"3.1": first}

@@ -9,9 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..dictionary import Dictionary, load, recipe, save, train
-from .hints import NotYet, ask, entries, number, tensor
-from .lesson_3 import LATENTS, SITE, SMALL_STEPS, STEPS, D, K, draw, harvested, numbers
+from ..dictionary import Dictionary, load, recipe, save
+from .hints import NotYet, ask, draw, entries, number, tensor
+from .lesson_3 import LATENTS, D, K, numbers, trained
 from .lessons import Exercise, Wrong
 
 # 4.1 fvu(x, x_hat, keep)
@@ -429,16 +429,7 @@ def scored(place: Path, small: bool) -> dict[str, Dictionary]:
     """The dictionaries that the lesson scores: a good one, one with two latents on, and random atoms."""
     homes = {name: place / name.replace(" = ", "").replace(" ", "_") for name in KINDS}
     if not all((home / "spec.json").is_file() for home in homes.values()):
-        model, rows, _ = harvested(small)
-        made = train(
-            [recipe(d=D, latents=LATENTS, seed=0, **args) for args in KINDS.values()],
-            rows.stream(1024, site=SITE, steps=SMALL_STEPS if small else STEPS, seed=0),
-            site=SITE,
-            exclusion=rows.exclusion,
-            subject_fingerprint=model.fingerprint,
-            seed=0,
-            progress=False,
-        )
+        made = trained([recipe(d=D, latents=LATENTS, seed=0, **args) for args in KINDS.values()], small)
         for dictionary, home in zip(made, homes.values(), strict=True):
             save(dictionary, home)
     return {name: load(home) for name, home in homes.items()}

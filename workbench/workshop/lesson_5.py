@@ -12,13 +12,8 @@ from .. import testbeds
 from ..dictionary import Dictionary
 from ..harvest import corpus
 from ..regimes import layers
-from .hints import NotYet, ask, compare, entries, number, tensor
+from .hints import NotYet, ask, compare, draw, entries, number, tensor
 from .lessons import Exercise, Wrong
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # 5.1 logit_difference(logits, right, wrong)
 LOGITS = 3 * draw(11, 5, 7, 20)

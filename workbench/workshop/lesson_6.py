@@ -15,14 +15,10 @@ from ..batch import Tokens
 from ..dictionary import Dictionary, recipe, train
 from ..harvest import Live
 from ..testbeds.worlds import tiny_text
-from .hints import NotYet, ask, compare, entries, number
+from .hints import NotYet, ask, compare, draw, entries, number
 from .lessons import Exercise, Wrong
 
 SITE = "0.resid"
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # 6.1 direction(h, keep, positive): texts of unequal length, the first position massive

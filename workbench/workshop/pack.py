@@ -32,9 +32,14 @@ NEEDED = ("constraints.txt", "pyproject.toml", "workbench", "widgets", "README.m
 SUBJECT = "smollm2-135m"  # what every room gets, whichever lessons come along
 PROMPT = "The old man went to the sea, and the"
 GRAPH = "lessons/graphs/tiny_text_gelu.json"
-OF_WHEELS = {"linux": 0.53, "linux-aarch64": 0.49, "macos": 0.37, "windows": 0.4}  # GB for one Python, measured
+OF_WHEELS = {
+    "linux": 0.53,
+    "linux-aarch64": 0.49,
+    "macos": 0.37,
+    "windows": 0.4,
+}  # GB for one Python; aarch64 is a guess, the others were measured
 OF_SUBJECT = 0.55  # GB
-INSTALLED = 3.0  # GB that the environment takes, above the wheels
+INSTALLED = 3.0  # GB to ask for beside the wheels; bench/pack.py says what it takes
 QUOTED = re.compile(r"""["']([\w.-]+)["']""")
 README = """Workshop: open a language model, without a network.
 1. Copy this folder to your disk (not only a link to the stick). You need {pythons} on {systems}, 8 GB of memory, {gb:.0f} GB of disk.
