@@ -2,6 +2,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+GIVEN := $(HF_HUB_OFFLINE)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help setup report test lint lab doctor docs browser widgets pictures notebooks full torture torture-short bench evaluate geometry frontier transcoders mutate retrain effects effects-short parity pack lock clean
@@ -30,7 +31,8 @@ lint: $(STAMP)  ## ruff and pyright
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(PY)
 
-lab: $(STAMP)  ## JupyterLab on loopback
+lab: export HF_HUB_OFFLINE := $(GIVEN)
+lab: $(STAMP)  ## JupyterLab on loopback; hub ids may be loaded, unless HF_HUB_OFFLINE=1 is set
 	$(VENV)/bin/jupyter lab --ip=127.0.0.1 notebooks
 
 doctor: $(STAMP)  ## versions, device, cache, one test figure
@@ -113,7 +115,7 @@ retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/mea
 
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
-	.lock/bin/python -m pip install --quiet --editable '.[docs,lab,test]'
+	.lock/bin/python -m pip install --quiet --editable '.[docs,lab,test]' 'soupsieve<3'  # 3 wants Python 3.11.5, Debian 12 has 3.11.2
 	(grep '^#' constraints.txt; .lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > constraints.new
 	mv constraints.new constraints.txt && rm -rf .lock
 

@@ -52,10 +52,10 @@ def code_of(path: Path) -> str:
     return lineage.fingerprint([cells, record.code_hash(CODE)])
 
 
-def run(path: Path, cache: Path) -> dict[str, Any]:
+def run(path: Path, cache: Path, out: Path, **more: str) -> dict[str, Any]:
     """Execute one notebook in a process of its own; seconds, peak memory and the error, empty where there was none."""
-    job = f"from workbench import report; report.run({str(path)!r}, {{}}, {str(OUT)!r}, limit={LIMIT}, progress=False)"
-    environment = {**os.environ, "WORKBENCH_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    job = f"from workbench import report; report.run({str(path)!r}, {{}}, {str(out)!r}, limit={LIMIT}, progress=False)"
+    environment = {**os.environ, "WORKBENCH_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **more}
     begin, peak = time.perf_counter(), 0
     with subprocess.Popen([sys.executable, "-c", job], env=environment, cwd=record.ROOT) as running:
         while running.poll() is None:
@@ -63,8 +63,8 @@ def run(path: Path, cache: Path) -> dict[str, Any]:
             time.sleep(0.2)
     seconds = time.perf_counter() - begin
     if running.returncode:
-        raise RuntimeError(f"{path.name}: the run left with {running.returncode}; its page, if any, is in {OUT}")
-    said = lineage.read_json(OUT / f"{path.stem}.results.json")
+        raise RuntimeError(f"{path.name}: the run left with {running.returncode}; its page, if any, is in {out}")
+    said = lineage.read_json(out / f"{path.stem}.results.json")
     files = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file() and not f.is_symlink())
     return {"seconds": round(seconds), "GB": round(peak / 1e9, 2), "files": files, "error": said["error"]}
 
@@ -90,7 +90,7 @@ def row(path: Path, source: Path) -> dict[str, Any]:
     known = lineage.read_json(kept) if kept.is_file() else {}
     if known.get("code") != now:
         shutil.rmtree(OUT / "cache", ignore_errors=True)
-        known = {"code": now, **run(path, cold(source, OUT / "cache"))}
+        known = {"code": now, **run(path, cold(source, OUT / "cache"), OUT)}
         if not known["error"]:
             lineage.write_json(kept, known)
     seen = look.look(OUT / f"{path.stem}.html", OUT / f"{path.stem}.png")

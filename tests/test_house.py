@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 DOORS = {"site", "batch", "code", "edit", "lineage", "catalogue", "html", "embed"}
@@ -149,6 +151,16 @@ def test_environment_and_lock_fit_pyproject():
         [*project["dependencies"], *(r for group in project["optional-dependencies"].values() for r in group)]
     )
     assert wanted <= requirement_names(lock), f"not in the lock: {wanted - requirement_names(lock)}"
+
+
+def test_what_is_locked_goes_with_the_oldest_python_promised():
+    """A pin that wants a later patch release would turn people with Debian's 3.11.2 away."""
+    promised = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    names = requirement_names((ROOT / "constraints.txt").read_text().splitlines())
+    held = [d for d in distributions() if d.name.lower().replace("_", "-") in names]
+    assert len(held) > 100
+    wants = {d.name: d.metadata["Requires-Python"] or "" for d in held}
+    assert not {name: spec for name, spec in wants.items() if not SpecifierSet(spec).contains(f"{promised}.0")}
 
 
 def test_shipped_pages_load_nothing_from_a_network():
