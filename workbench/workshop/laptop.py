@@ -14,7 +14,7 @@ from .. import lineage
 
 MEMORY, DISK = 8.0, 2.0  # GB
 # processor seconds of one thread, machine of docs/workshop.md; `python -m workbench.workshop.laptop` measures them
-PRODUCT, FORWARD = 0.227, 0.49
+PRODUCT, FORWARD = 0.22, 0.43
 SLOW = 3.0  # times that: cells of a minute then take three
 TOKENS = 128
 OWN = "interp-workbench"
