@@ -33,7 +33,7 @@ lint: $(STAMP)  ## ruff and pyright
 
 lab: export HF_HUB_OFFLINE := $(GIVEN)
 lab: $(STAMP)  ## JupyterLab on loopback; hub ids may be loaded, unless HF_HUB_OFFLINE=1 is set
-	$(VENV)/bin/jupyter lab --ip=127.0.0.1 notebooks
+	$(VENV)/bin/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 doctor: $(STAMP)  ## versions, device, cache, one test figure
 	$(VENV)/bin/workbench doctor

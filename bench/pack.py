@@ -111,6 +111,7 @@ def main() -> None:
         options = [
             f"--platforms {' '.join(given.platforms)}",
             *(["--lessons", *given.lessons] if given.lessons else []),
+            *([f"--torch-index {given.torch_index}"] if given.torch_index else []),
         ]
         print(record("pack", " ".join(["python bench/pack.py", *options, "--record"]), rows, TESTED))
 

@@ -15,6 +15,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workbench import cli, lineage
+from workbench.dictionary import training
 from workbench.report import overview, sweep
 from workbench.report.inputs import code_of, imported, inputs
 
@@ -22,6 +23,7 @@ CELLS = {  # what a run may be told to do
     "none": "pass",
     "fail": "raise ValueError('planted: widths must grow')",
     "slow": "import time; time.sleep(600)",
+    "train": "import workbench.dictionary.training as t; lock = t._only_one(made.parent / 'home'); time.sleep(4)",
     "kill_kernel": "os.kill(os.getpid(), 9)",
     "kill_worker": "os.kill(os.getppid(), 9)",
 }
@@ -115,6 +117,21 @@ def test_pages_share_one_plotly_when_asked(swept):
         assert f'<script src="assets/{shared.name}">' in page and len(page) < 1e5 and "script-src 'self'" in page
     alone = (done.folder / "compare.html").read_text()
     assert "assets/" not in alone and "script-src 'self'" not in alone and alone.count("data-figure=") == 1
+
+
+def test_runs_that_train_one_dictionary_wait_for_each_other(tmp_path):
+    """Two start at once and want the same folder; the second is made again after the first, and says so."""
+    plan, said = sweep.plan(planned(tmp_path, runs=[{"n": n, "plant": "train"} for n in (1, 2)], jobs=2)), []
+    assert sweep.sweep(plan, tmp_path / "out", say=said.append).ok
+    assert sorted(made(tmp_path).values()) == [1, 2]
+    assert sum("another run trains its dictionary" in line for line in said) == 1
+
+
+def test_a_dictionary_that_somebody_else_trains_is_a_failure(tmp_path):
+    plan = sweep.plan(planned(tmp_path, runs=[{"n": 1, "plant": "train"}, {"n": 2}]))
+    with training._only_one(tmp_path / "home"):
+        failed, whole = sweep.sweep(plan, tmp_path / "out").rows
+    assert "another process trains in" in failed["error"] and whole["status"] == "complete"
 
 
 def test_resuming_a_whole_sweep_makes_nothing_and_a_changed_notebook_everything(swept, tmp_path):

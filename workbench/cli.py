@@ -177,7 +177,7 @@ def run_transcoders(given: argparse.Namespace) -> int:
 def run_workshop(given: argparse.Namespace) -> int:
     from . import workshop
 
-    lessons = workshop.build(given.masters, given.out)
+    lessons = workshop.build(given.masters, given.out, say=print)
     print(f"{len(lessons)} lessons: {', '.join(str(path) for path in lessons)}; notes in {given.out}/instructor")
     return 0
 

@@ -23,6 +23,7 @@ from .run import check, finish, name_of
 
 GRACE = 60.0  # seconds that a run has to write its page after it was asked to stop
 POLL = 0.2
+BUSY = "another process trains in"  # what `wb.train` raises where two write into one folder
 KEYS = {"notebook", "fixed", "grid", "runs", "jobs", "timeout", "compare", "limits"}
 
 
@@ -130,6 +131,7 @@ def sweep(
 ) -> Swept:
     """Run all of a plan, each run in a process of its own with a kernel of its own; a failure stays with its run.
 
+    One that meets another training the same dictionary is made again once a run has ended, and loads it.
     Writes what `report.run` writes for each run, and `runs.json`, `results.parquet`, `index.html`, `compare.html` anew
     whenever a run ends. With GPUs each worker sees one. `assets`: pages share one copy of plotly beside them.
     Raises ValueError when `against` is no sweep's folder.
@@ -146,7 +148,7 @@ def sweep(
             row.update(known)
     waiting = [row for row in rows if row["status"] == "waiting"]
     say(f"{len(rows)} runs, {len(rows) - len(waiting)} complete already; {min(jobs, max(1, len(waiting)))} at a time")
-    free, working = list(range(jobs)), list[Worker]()
+    free, working, after = list(range(jobs)), list[Worker](), list[dict[str, Any]]()
     keep(out, todo, rows)
     try:
         while waiting or working:
@@ -159,6 +161,12 @@ def sweep(
                 working.remove(worker)
                 free.append(worker.slot)
                 worker.row.update(worker.result())
+                if BUSY in worker.row["error"] and working:
+                    say(f"{worker.row['name']}: another run trains its dictionary, it is made after that")
+                    worker.row.update(row_of(todo.notebook, worker.row["parameters"]))
+                    after.append(worker.row)
+                    continue
+                waiting, after = waiting + after, []
                 keep(out, todo, rows)
                 left = sum(row["status"] in ("waiting", "running") for row in rows)
                 how = worker.row["error"] or "complete"

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,11 @@ class Task(NamedTuple):
     solution: str
 
 
-def build(masters: Path | str = "notebooks/workshop", out: Path | str = "workshop") -> list[Path]:
+def build(
+    masters: Path | str = "notebooks/workshop",
+    out: Path | str = "workshop",
+    say: Callable[[str], object] = lambda line: None,
+) -> list[Path]:
     """Write what a room needs of every solved lesson in `masters`, and return the student notebooks.
 
     `out` gets the student notebooks, `handout/` and `instructor/` with one page each per lesson, `catch_up/` with what
@@ -75,6 +79,7 @@ def build(masters: Path | str = "notebooks/workshop", out: Path | str = "worksho
         page_of(out / "handout" / f"{stem}.html", handout(master), "Hand-out: " + title(master))
         page_of(out / "instructor" / f"{stem}.html", notes(master), "Notes: " + title(master))
         made |= {f"{folder}/{stem}.html": b"" for folder in ("handout", "instructor")}
+        say(f"{stem}: pages, and what its slow cells make")
         for name in dict.fromkeys(WAITS.findall("\n".join(code(master)))):
             make_catch_up(name, out / "catch_up")
     hashes = {name: lineage.file_hash(out / name) for name in made}
