@@ -97,6 +97,7 @@ def row(path: Path, source: Path) -> dict[str, Any]:
     known = lineage.read_json(kept) if kept.is_file() else {}
     if known.get("code") != now:
         shutil.rmtree(OUT / "cache", ignore_errors=True)
+        kept.unlink(missing_ok=True)  # a run that is killed writes over the page that these figures are of
         known = {"code": now, **run(path, cold(source, OUT / "cache"), OUT)}
         if not known["error"]:
             lineage.write_json(kept, known)
