@@ -131,7 +131,8 @@ def sweep(
 ) -> Swept:
     """Run all of a plan, each run in a process of its own with a kernel of its own; a failure stays with its run.
 
-    One that meets another training the same dictionary is made again once a run has ended, and loads it.
+    One that meets another training the same dictionary is made again once a run has ended, or at once when it is the
+    last, and then loads it.
     Writes what `report.run` writes for each run, and `runs.json`, `results.parquet`, `index.html`, `compare.html` anew
     whenever a run ends. With GPUs each worker sees one. `assets`: pages share one copy of plotly beside them.
     Raises ValueError when `against` is no sweep's folder.
@@ -148,7 +149,8 @@ def sweep(
             row.update(known)
     waiting = [row for row in rows if row["status"] == "waiting"]
     say(f"{len(rows)} runs, {len(rows) - len(waiting)} complete already; {min(jobs, max(1, len(waiting)))} at a time")
-    free, working, after = list(range(jobs)), list[Worker](), list[dict[str, Any]]()
+    free, working = list(range(jobs)), list[Worker]()
+    after, again = list[dict[str, Any]](), set[str]()  # runs to be made once another has ended; those made again so far
     keep(out, todo, rows)
     try:
         while waiting or working:
@@ -161,16 +163,19 @@ def sweep(
                 working.remove(worker)
                 free.append(worker.slot)
                 worker.row.update(worker.result())
-                if BUSY in worker.row["error"] and working:
-                    say(f"{worker.row['name']}: another run trains its dictionary, it is made after that")
+                name = worker.row["name"]
+                if BUSY in worker.row["error"] and (working or name not in again):
+                    say(f"{name}: its dictionary is being trained elsewhere, the run is made again")
                     worker.row.update(row_of(todo.notebook, worker.row["parameters"]))
-                    after.append(worker.row)
+                    (after if working else waiting).append(worker.row)
+                    again.add(name)
+                    keep(out, todo, rows)
                     continue
                 waiting, after = waiting + after, []
                 keep(out, todo, rows)
                 left = sum(row["status"] in ("waiting", "running") for row in rows)
                 how = worker.row["error"] or "complete"
-                say(f"{worker.row['name']}: {how} ({worker.row['seconds']:.0f} s), {left} left")
+                say(f"{name}: {how} ({worker.row['seconds']:.0f} s), {left} left")
     finally:
         for worker in working:
             worker.stop()
