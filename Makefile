@@ -52,7 +52,7 @@ pictures: $(STAMP)  ## each widget in light and dark at 1,000 and 1,600 px (docs
 
 notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m notebook --durations 40
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -q -m notebook --durations 40
 
 full: transcoders  ## every notebook at full size: time, memory, page (docs/measurements.md); resumable
 	$(VENV)/bin/workbench fetch minilm
@@ -113,9 +113,11 @@ pack: $(STAMP)  ## a workshop folder for Linux, installed with the network refus
 retrain: $(STAMP)  ## every tiny subject again from its card's command (docs/measurements.md)
 	$(PY) bench/retrain.py --record
 
+# soupsieve 3 wants Python 3.11.5, Debian 12 has 3.11.2; jsonschema from 4.25 on adds two seconds to every import of nbformat
+HELD := 'soupsieve<3' 'jsonschema<4.25'
 lock:  ## write constraints.txt anew from the newest versions that fit pyproject.toml
 	rm -rf .lock && python3 -m venv .lock && .lock/bin/python -m pip install --quiet torch==2.13.0
-	.lock/bin/python -m pip install --quiet --editable '.[docs,lab,test]' 'soupsieve<3'  # 3 wants Python 3.11.5, Debian 12 has 3.11.2
+	.lock/bin/python -m pip install --quiet --editable '.[docs,lab,test]' $(HELD)
 	(grep '^#' constraints.txt; .lock/bin/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/') > constraints.new
 	mv constraints.new constraints.txt && rm -rf .lock
 

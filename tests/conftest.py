@@ -5,12 +5,24 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-install_import_hook("workbench", "beartype.beartype")
+CHECKED = jaxtyping.jaxtyped
+
+
+def _jaxtyped(*, typechecker):
+    """What the hook puts on every function; one that is made within another would be compiled anew at each call."""
+    check = CHECKED(typechecker=typechecker)
+    return lambda made: made if "<locals>" in getattr(made, "__qualname__", "") else check(made)
+
+
+jaxtyping.jaxtyped = _jaxtyped
+jaxtyping.install_import_hook("workbench", "beartype.beartype")
 
 import pytest
 import torch
+
+import widgets  # noqa: F401 (a suite puts bench/ in front of the path, where a script has the same name)
 
 torch.set_num_threads(1)
 
