@@ -109,6 +109,20 @@ def test_every_room_of_the_tree_is_in_the_table():
     assert rooms == set(ROOMS)
 
 
+def test_shapes_are_checked_in_every_suite():
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from workbench.geometry.neighbours import directions
+    from workbench.site import Site
+
+    with pytest.raises(TypeCheckError):
+        directions(torch.ones(3))
+    with pytest.raises(TypeCheckError):
+        Site(0, stream=3)
+    assert directions(torch.ones(3, 2)).shape == (3, 2)
+
+
 def test_importing_the_workbench_is_light():
     code = (
         "import time, sys; t = time.perf_counter(); import workbench as wb; took = time.perf_counter() - t\n"
