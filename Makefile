@@ -52,7 +52,7 @@ pictures: $(STAMP)  ## each widget in light and dark at 1,000 and 1,600 px (docs
 
 notebooks: $(STAMP)  ## every notebook at smoke size by papermill
 	$(VENV)/bin/workbench fetch smollm2-135m
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup -q -m notebook --durations 40
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q -m notebook --durations 40
 
 full: transcoders  ## every notebook at full size: time, memory, page (docs/measurements.md); resumable
 	$(VENV)/bin/workbench fetch minilm

@@ -42,11 +42,6 @@ CELLS = {  # what a run may be told to do
 }
 
 
-def runs(test):
-    """Marks what runs notebooks: of their stage, and on one worker, for four of these look at the same sweep."""
-    return pytest.mark.notebook(pytest.mark.xdist_group("sweep")(test))
-
-
 def notebook(folder, extra=""):
     """Counts how often each run was made, and may fail or kill itself the first time."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +87,7 @@ def swept(tmp_path_factory):
     return folder, sweep.plan(plan), sweep.sweep(sweep.plan(plan), folder / "out", assets=True)
 
 
-@runs
+@pytest.mark.notebook
 def test_a_grid_is_every_combination_with_its_files(swept):
     folder, plan, done = swept
     assert done.ok and made(folder) == {(1, 0.5): 1, (1, 2.0): 1, (2, 0.5): 1, (2, 2.0): 1}
@@ -105,7 +100,7 @@ def test_a_grid_is_every_combination_with_its_files(swept):
     assert sweep.read(done.folder) == done.rows
 
 
-@runs
+@pytest.mark.notebook
 def test_the_index_has_a_row_for_each_run_that_sorts_by_number(swept):
     _, _, done = swept
     page = (done.folder / "index.html").read_text()
@@ -117,7 +112,7 @@ def test_the_index_has_a_row_for_each_run_that_sorts_by_number(swept):
     assert 'data-value="4.0"' in page and "4 complete" in page
 
 
-@runs
+@pytest.mark.notebook
 def test_the_table_holds_results_and_glued_tables_with_their_parameters(swept):
     _, _, done = swept
     table = pq.read_table(done.folder / "results.parquet")
@@ -129,7 +124,7 @@ def test_the_table_holds_results_and_glued_tables_with_their_parameters(swept):
     assert set(frame[frame["result"] == "scores"]["metric"]) == {"fvu"}
 
 
-@runs
+@pytest.mark.notebook
 def test_pages_share_one_plotly_when_asked(swept):
     _, _, done = swept
     (shared,) = (done.folder / "assets").glob("plotly-*.js")
@@ -141,7 +136,7 @@ def test_pages_share_one_plotly_when_asked(swept):
     assert "assets/" not in alone and "script-src 'self'" not in alone and alone.count("data-figure=") == 1
 
 
-@runs
+@pytest.mark.notebook
 def test_runs_that_train_one_dictionary_wait_for_each_other(tmp_path):
     """Two start at once and want the same folder; the second is made again after the first, and says so."""
     plan, said = sweep.plan(planned(tmp_path, runs=[{"n": n, "plant": "train"} for n in (1, 2)], jobs=2)), []
@@ -150,7 +145,7 @@ def test_runs_that_train_one_dictionary_wait_for_each_other(tmp_path):
     assert sum("is being trained elsewhere" in line for line in said) == 1
 
 
-@runs
+@pytest.mark.notebook
 def test_a_dictionary_that_somebody_else_trains_is_a_failure(tmp_path):
     plan = sweep.plan(planned(tmp_path, runs=[{"n": 1, "plant": "train"}, {"n": 2}]))
     with training._only_one(tmp_path / "home"):
@@ -159,7 +154,7 @@ def test_a_dictionary_that_somebody_else_trains_is_a_failure(tmp_path):
     assert made(tmp_path) == {(1, 0.5): 2, (2, 0.5): 1}  # asked once more: the other may have just ended
 
 
-@runs
+@pytest.mark.notebook
 def test_resuming_a_whole_sweep_makes_nothing_and_a_changed_notebook_everything(swept, tmp_path):
     folder = tmp_path / "again"
     plan = sweep.plan(planned(folder, runs=[{"n": 1}, {"n": 2}], jobs=2))
@@ -190,7 +185,7 @@ def test_a_run_depends_on_cells_parameters_and_the_code_it_imports(tmp_path, mon
     assert code_of("json") == "" and re.fullmatch(r"[\d.]+", code_of("pandas")) and len(code_of("workbench")) == 16
 
 
-@runs
+@pytest.mark.notebook
 def test_a_run_over_its_limit_is_a_failed_run_with_its_page(tmp_path):
     """Also where SIGINT is ignored, as in whatever a script starts in the background."""
     plan = sweep.plan(planned(tmp_path, runs=[{"n": 1, "plant": "slow"}], timeout=8))
