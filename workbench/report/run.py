@@ -64,9 +64,9 @@ def run(
 
     Writes `<name>.html`, `<name>.ipynb`, `<name>.results.json` into `out` and its `index.html` anew; the name is the
     notebook's and a hash of the parameters. A notebook that fails, runs out of time or is stopped by hand leaves its
-    page up to there. `timeout` is in seconds for the slowest cell, `limit` for the whole run. `assets`: plotly lies
-    beside the page instead of in it. Raises FileNotFoundError for no such notebook, ValueError for a file that is none
-    and for a parameter that it does not have, TypeError for one of another type.
+    page up to there. `timeout` is in seconds for the slowest cell, `limit` for the whole run (in the main thread).
+    `assets`: plotly lies beside the page instead of in it. Raises FileNotFoundError for no such notebook, ValueError
+    for a file that is none and for a parameter that it does not have, TypeError for one of another type.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -116,12 +116,16 @@ def ended_after(limit: float | None) -> Iterator[threading.Event]:
             late.set()
             signal.raise_signal(signal.SIGINT) if os.name == "nt" else os.kill(os.getpid(), signal.SIGINT)
 
-    if limit is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    if limit is None:
+        yield late
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's job in the background ignores it
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield late
     finally:
         over.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(

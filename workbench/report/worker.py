@@ -15,8 +15,7 @@ from .run import run
 
 def main() -> int:
     job = json.loads(sys.argv[1])
-    for stop in (signal.SIGTERM, signal.SIGINT):  # the limit comes as SIGINT, which a job in the background ignores
-        signal.signal(stop, signal.default_int_handler)  # write the page, then leave
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # write the page, then leave
     threading.Thread(target=follow, args=(job["parent"],), daemon=True).start()
     try:
         done = run(
