@@ -37,7 +37,7 @@ def wheel(folder, name, version="1.0", *, needs=(), tag="py3-none-any", python="
     path = folder / f"{stem}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, text in inside.items():
-            archive.writestr(member, text)
+            archive.writestr(zipfile.ZipInfo(member), text)  # without the time
     return path
 
 
