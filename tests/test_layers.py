@@ -1,5 +1,7 @@
 """Transcoders of every layer from one stream: each as if trained alone, read once, resumed, better than a line."""
 
+import time
+
 import pytest
 import torch
 
@@ -75,6 +77,21 @@ def test_what_was_cut_short_goes_on_even_where_layers_stand_at_different_steps(t
     assert again.read == [*range(4, STEPS)], "from the last checkpoint of whoever stands furthest back, once"
     layers.together(again, [work(i, tmp_path) for i in range(SITES)], progress=False)
     assert again.read == [*range(4, STEPS)], "what is there is loaded"
+
+
+def test_where_one_fails_the_others_have_left_their_folders(tmp_path):
+    left = []
+
+    def slow(rows):
+        try:
+            return [batch for _ in range(2) for batch in rows.batches()]
+        finally:
+            time.sleep(0.2)
+            left.append(True)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        layers.together(Counted(), [slow, broken(work(1, tmp_path), 6), slow], progress=False)
+    assert left == [True, True]
 
 
 class After:

@@ -80,6 +80,7 @@ def together(
         except BaseException as error:  # handed to whoever called
             said.put((i, "fails", error))
 
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(works))]
     waiting, results = {}, [None] * len(works)
 
     def hear() -> None:
@@ -92,8 +93,8 @@ def together(
             results[i] = what
 
     try:
-        for i in range(len(works)):
-            threading.Thread(target=work, args=(i,), name=f"site {i}", daemon=True).start()
+        for thread in threads:
+            thread.start()
             hear()
         batches, next_ = iter(()), -1
         with tqdm(total=len(stream), desc="layers", unit="step", disable=not progress) as bar:
@@ -109,8 +110,10 @@ def together(
                 bar.n = next_
                 bar.refresh()
     finally:
-        for i in waiting:
-            inbox[i].put(None)
+        for thread, box in zip(threads, inbox, strict=True):
+            box.put(None)
+            if thread.ident is not None:
+                thread.join()  # or its folder would still be locked for whoever tries again
     return results
 
 
